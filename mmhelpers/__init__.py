@@ -1,0 +1,1 @@
+"""The plumbing of the course; what is taught stands in the notebooks."""
