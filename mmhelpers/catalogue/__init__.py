@@ -1,0 +1,1 @@
+"""A shop that draws itself: specs, pictures, words and the truth about what fits what."""
