@@ -34,8 +34,8 @@ def _shades(colour: RGB) -> dict[str, RGB]:
     """Trim and rim shades; black gets lighter trims, because a darker one could not be seen."""
     black, white = (20, 14, 28), (255, 255, 255)
     if sum(colour) < 150:
-        return {"body": colour, "dark": _mix(colour, white, 0.13), "light": _mix(colour, white, 0.26), "rim": (14, 12, 16)}
-    return {"body": colour, "dark": _mix(colour, black, 0.2), "light": _mix(colour, white, 0.3),
+        return {"body": colour, "dark": _mix(colour, white, 0.09), "light": _mix(colour, white, 0.18), "rim": (14, 12, 16)}
+    return {"body": colour, "dark": _mix(colour, black, 0.13 if sum(colour) > 700 else 0.2), "light": _mix(colour, white, 0.3),
             "rim": _mix(colour, black, 0.42)}  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def _place(shape: Shape, cell: tuple[float, ...], at: tuple[float, float], size:
 def _surface(item: Item, badge: np.ndarray, matrix: np.ndarray, frame: tuple[int, ...]) -> Image.Image:
     """The patterned cloth for the pixels of `frame`; `badge` and `matrix` are in pixels."""
     scale = float(np.hypot(*matrix[:, 0]))
-    side = 256 if scale < 260 else 768
+    side = 512 if scale < 260 else 1024
     mask = surfaces.pattern_mask(item.pattern, side)
     back = np.linalg.inv(matrix[:, :2]) * side / surfaces.TILE_SPAN
     shift = side / 2 - back @ (badge - frame[:2])

@@ -17,14 +17,14 @@ def pattern_mask(pattern: str, side: int) -> Image.Image:
     """'L' mask (side, side) of where the second colour goes, centred on the product's badge."""
     axis = ((np.arange(side) + 0.5) / side - 0.5) * TILE_SPAN
     x, y = np.meshgrid(axis, axis)
-    odd = (np.floor(y / 0.2) % 2) * 0.1
+    odd = (np.floor(y / 0.17) % 2) * 0.1
     on = {
-        "stripes": lambda: (y / 0.2 + 0.25) % 1 < 0.5,
-        "diagonal": lambda: ((x + y) / 0.27) % 1 < 0.5,
-        "dots": lambda: np.hypot((x + 2 * odd) % 0.24 - 0.12, y % 0.2 - 0.1) < 0.066,
-        "checks": lambda: (np.floor(x / 0.13) + np.floor(y / 0.13)) % 2 == 0,
-        "zigzag": lambda: ((y + 0.85 * np.abs(x % 0.26 - 0.13)) / 0.2) % 1 < 0.48,
-        "grid": lambda: (((x + 0.02) % 0.19) < 0.042) | (((y + 0.02) % 0.19) < 0.042),
+        "stripes": lambda: (y / 0.18 + 0.25) % 1 < 0.5,
+        "diagonal": lambda: ((x + y) / 0.25) % 1 < 0.5,
+        "dots": lambda: np.hypot((x + odd) % 0.2 - 0.1, y % 0.17 - 0.085) < 0.057,
+        "checks": lambda: (np.floor(x / 0.12) + np.floor(y / 0.12)) % 2 == 0,
+        "zigzag": lambda: ((y + 0.85 * np.abs(x % 0.25 - 0.125)) / 0.18) % 1 < 0.48,
+        "grid": lambda: (((x + 0.02) % 0.175) < 0.042) | (((y + 0.02) % 0.175) < 0.042),
         "colour block": lambda: y > 0,
         "sunburst": lambda: (np.arctan2(y, x) / (2 * np.pi) * 9 + 0.25) % 1 < 0.5,
     }[pattern]()
