@@ -1,0 +1,35 @@
+# Two commands: `make run` and `make test`. Each target is one line that can be typed without make as well;
+# on Windows read .venv\Scripts\python for .venv/bin/python. README.md has them all.
+#   PROFILE=smoke|laptop|gpu   DATA=catalogue|<folder>   (or MM_PROFILE, MM_DATA in the environment)
+PYTHON ?= python3
+PROFILE ?= $(MM_PROFILE)
+DATA ?= $(MM_DATA)
+export MM_PROFILE := $(PROFILE)
+export MM_DATA := $(DATA)
+BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: run test lab outputs clean
+
+run: .venv/ready  ## notebooks 01 to 05, headless; goes on where it stopped
+	@$(BIN)/python -m mmhelpers.runner run
+
+test: .venv/ready  ## ruff and pytest, which runs every notebook in the smoke profile
+	@$(BIN)/python -m ruff check . && $(BIN)/python -m pytest
+
+lab: .venv/ready  ## the notebooks in JupyterLab
+	@$(BIN)/python -m jupyterlab --notebook-dir notebooks
+
+outputs: .venv/ready  ## executed laptop notebooks and their scoreboard into notebooks/ and README.md
+	@$(BIN)/python -m mmhelpers.runner commit-outputs && $(BIN)/python -m mmhelpers.runner table
+
+clean:  ## forget every result; the environment stays
+	rm -rf build artifacts
+
+.venv/ready: requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \"Python 3.11 or newer is needed\")"
+	@echo "Installing into .venv, once; this takes some minutes and needs the network."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -r requirements.txt -c constraints.txt
+	@$(PIP) --no-deps -e .
+	@touch $@
