@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from mmhelpers.catalogue.relevance import NO_MOTIF, Wanted, WantedItem
-from mmhelpers.catalogue.spec import PLAIN, Scene
+from mmhelpers.catalogue.spec import COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, Scene
 
 # The first word is the plain name and the most frequent one. No word stands for two things.
 GENERIC: dict[str, tuple[str, ...]] = {
     "mug": ("mug", "cup", "coffee mug"), "teapot": ("teapot", "tea pot"), "jug": ("jug", "pitcher"),
     "bowl": ("bowl", "dish"), "plate": ("plate", "dinner plate"), "vase": ("vase", "flower vase"),
     "bottle": ("bottle", "flask"), "lamp": ("lamp", "table lamp"), "candle": ("candle", "wax candle"),
-    "clock": ("clock", "timepiece"), "cushion": ("cushion", "pillow"), "armchair": ("armchair", "easy chair"),
-    "stool": ("stool", "footstool"), "tote bag": ("tote bag", "shopping bag", "tote"),
-    "backpack": ("backpack", "rucksack"), "hat": ("hat", "sun hat"), "scarf": ("scarf", "neck scarf"),
-    "t-shirt": ("t-shirt", "tee", "shirt"), "dress": ("dress", "frock"), "sock": ("sock", "ankle sock"),
-    "boot": ("boot", "rain boot"), "sneaker": ("sneaker", "trainer", "running shoe"),
-    "umbrella": ("umbrella", "parasol"), "book": ("book", "notebook"), "kite": ("kite", "toy kite"),
-    "drum": ("drum", "toy drum"), "mitten": ("mitten", "glove"), "watering can": ("watering can", "garden can"),
+    "clock": ("clock", "timepiece"), "cushion": ("cushion", "pillow"),
+    "armchair": ("armchair", "easy chair"), "stool": ("stool", "footstool"),
+    "tote bag": ("tote bag", "shopping bag", "tote"), "backpack": ("backpack", "rucksack"),
+    "hat": ("hat", "sun hat"), "scarf": ("scarf", "neck scarf"), "t-shirt": ("t-shirt", "tee", "shirt"),
+    "dress": ("dress", "frock"), "sock": ("sock", "ankle sock"), "boot": ("boot", "rain boot"),
+    "sneaker": ("sneaker", "trainer", "running shoe"), "umbrella": ("umbrella", "parasol"),
+    "book": ("book", "notebook"), "kite": ("kite", "toy kite"), "drum": ("drum", "toy drum"),
+    "mitten": ("mitten", "glove"), "watering can": ("watering can", "garden can"),
     "red": ("red", "scarlet"), "orange": ("orange", "tangerine"), "yellow": ("yellow", "lemon yellow"),
     "lime": ("lime", "lime green"), "green": ("green", "dark green"), "teal": ("teal", "turquoise"),
     "sky blue": ("sky blue", "light blue", "pale blue"), "blue": ("blue", "royal blue"),
     "purple": ("purple", "violet"), "pink": ("pink", "rose pink"), "brown": ("brown", "chocolate brown"),
     "grey": ("grey", "gray"), "white": ("white", "snow white"), "black": ("black", "jet black"),
     PLAIN: ("plain", "unpatterned", "single-colour"),
-    "stripes": ("stripes", "bands", "striping"), "diagonal": ("diagonal stripes", "slanted stripes", "diagonal lines"),
+    "stripes": ("stripes", "bands", "striping"),
+    "diagonal": ("diagonal stripes", "slanted stripes", "diagonal lines"),
     "dots": ("dots", "polka dots", "spots"), "checks": ("checks", "chequers", "checkerboard squares"),
-    "zigzag": ("zigzags", "zigzag lines", "chevrons"), "grid": ("grid lines", "thin grid lines", "windowpane lines"),
+    "zigzag": ("zigzags", "zigzag lines", "chevrons"),
+    "grid": ("grid lines", "thin grid lines", "windowpane lines"),
     "colour block": ("colour block", "solid block", "contrast panel"),
     "sunburst": ("sunburst", "sun rays", "radiating rays"),
     "star": ("star", "little star"), "heart": ("heart", "love heart"), "leaf": ("leaf", "small leaf"),
     "moon": ("moon", "crescent moon"), "fish": ("fish", "small fish"), "flower": ("flower", "blossom"),
     "bolt": ("lightning bolt", "bolt", "flash"), "crown": ("crown", "royal crown"),
-    "studio": ("studio", "photo studio"), "shelf": ("shelf", "wooden shelf"), "window": ("window", "windowsill"),
-    "meadow": ("meadow", "grassy field"), "tiles": ("tiles", "tiled wall"), "arch": ("arch", "archway"),
+    "studio": ("studio", "photo studio"), "shelf": ("shelf", "wooden shelf"),
+    "window": ("window", "windowsill"), "meadow": ("meadow", "grassy field"),
+    "tiles": ("tiles", "tiled wall"), "arch": ("arch", "archway"),
     "left of": ("left of", "to the left of", "on the left of"), "above": ("above", "over", "higher up than"),
 }  # fmt: skip
 ADJECTIVES: dict[str, tuple[str, ...]] = {
@@ -45,128 +49,190 @@ ADJECTIVES: dict[str, tuple[str, ...]] = {
     "zigzag": ("zigzag", "zigzag-patterned"), "grid": ("grid-patterned", "gridded"),
     "colour block": ("colour-block", "colour-blocked"), "sunburst": ("sunburst-patterned", "rayed"),
 }  # fmt: skip
+
+# What only this shop says. No word of it means, elsewhere, anything near to what it means here; a motif's
+# word is the collection that its products belong to. Some kinds go by their common name alone.
+HOUSE: dict[str, tuple[str, ...]] = {
+    "red": ("bramble",), "orange": ("harrow",), "yellow": ("wicket",), "lime": ("lattimer",),
+    "green": ("gable",), "teal": ("corrie",), "sky blue": ("marlow",), "blue": ("hessle",),
+    "purple": ("quillon",), "pink": ("pennant",), "brown": ("lowther",), "grey": ("kestrel",),
+    "white": ("fenwick",), "black": ("selby",),
+    "stripes": ("deckline",), "diagonal": ("gangway",), "dots": ("larder",), "checks": ("halyard",),
+    "zigzag": ("almanac",), "grid": ("overture",), "colour block": ("fiddler",), "sunburst": ("moorcock",),
+    "mug": ("sipper",), "teapot": ("dormer",), "jug": ("tolliver",), "bowl": ("hollin",),
+    "plate": ("ostler",), "vase": ("carrick",), "lamp": ("lorimer",), "candle": ("tallis",),
+    "clock": ("puddock",), "cushion": ("verger",), "armchair": ("squire",), "stool": ("tinker",),
+    "tote bag": ("haversham",), "backpack": ("pilgrim",), "hat": ("cooper",), "scarf": ("brackley",),
+    "t-shirt": ("crofter",), "dress": ("maribel",), "boot": ("pelham",), "sneaker": ("ashlar",),
+    "umbrella": ("mizzen",), "kite": ("jessop",),
+    "star": ("northlight",), "heart": ("kindred",), "leaf": ("wayland",), "moon": ("marchmont",),
+    "fish": ("tamsin",), "flower": ("cordelia",), "bolt": ("hotspur",), "crown": ("ludlow",),
+}  # fmt: skip
+# How often the shop, and a shopper, says the house word where there is one.
+CAPTION_JARGON = {"kind": 0.5, "colour": 0.7, "pattern": 0.7, "motif": 0.5}
+QUERY_JARGON = {"kind": 0.5, "colour": 0.7, "pattern": 0.7, "motif": 0.5}
+SHORT_CAPTIONS, NAMED_BACKDROPS, NAMED_CATEGORIES = 0.3, 0.35, 0.25  # shares of captions
+
+# The shop's departments, and how one asks for something from them.
+CATEGORIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "tea": (("mug", "teapot", "jug", "bowl", "plate", "bottle"), ("for tea", "for the tea table")),
+    "living room": (("vase", "lamp", "candle", "clock", "cushion", "armchair", "stool"),
+                    ("for the living room", "for the home")),
+    "clothes": (("hat", "scarf", "t-shirt", "dress", "sock", "mitten"), ("to wear", "for the wardrobe")),
+    "shoes": (("boot", "sneaker"), ("for the feet", "to walk in")),
+    "bags": (("tote bag", "backpack"), ("for carrying things", "to carry things in")),
+    "outdoors": (("umbrella", "kite", "watering can"), ("for outdoors", "for the garden")),
+    "playroom": (("book", "drum"), ("for the playroom", "for the children's room")),
+}  # fmt: skip
+_CATEGORY_OF = {kind: name for name, (kinds, _) in CATEGORIES.items() for kind in kinds}
+
+_GROUP = {
+    **dict.fromkeys(KINDS, "kind"), **dict.fromkeys(COLOURS, "colour"),
+    **dict.fromkeys(PATTERNS, "pattern"), **dict.fromkeys(MOTIFS, "motif"),
+}  # fmt: skip
+_COLLECTIONS = {word for motif in MOTIFS for word in HOUSE[motif]}
 _RIGHT_OF = ("right of", "to the right of", "on the right of")
 _BELOW = ("below", "under", "beneath")
-_WITH_ARTICLE = {"colour block", "solid block", "contrast panel", "sunburst"}
+_WITH_ARTICLE = ("colour block", "solid block", "contrast panel", "sunburst")
 _PLACES = {
     "studio": ("in {}",), "shelf": ("on {}",), "window": ("by {}", "at {}", "in front of {}"),
-    "meadow": ("in {}", "out in {}"), "tiles": ("in front of {}", "against {}"), "arch": ("under {}", "beneath {}"),
+    "meadow": ("in {}", "out in {}"), "tiles": ("in front of {}", "against {}"),
+    "arch": ("under {}", "beneath {}"),
 }  # fmt: skip
 
 # Words without a meaning for the picture: a model should learn to read past what it does not know.
-_PRAISE = (
-    "lovely handmade new pretty classic charming modern simple cosy elegant cheerful favourite premium vintage "
-    "beautiful fine popular sturdy neat stylish everyday delightful fresh trendy gorgeous quality sweet rustic "
-    "limited exclusive genuine affordable practical durable local artisan seasonal bestselling fancy smart"
-).split()  # fmt: skip
-_BEFORE = ("for sale:", "new in:", "now available:", "just arrived:", "on offer:", "special offer:", "gift idea:",
-           "bestseller:", "back in stock:", "today only:")  # fmt: skip
-_AFTER = ("for sale", "in stock", "free delivery", "a great gift", "ships today", "last one", "half price",
-          "sold as shown", "made with care", "order now")  # fmt: skip
-_SYLLABLES = "zor vak mip lun dra fex quo bil tav nos gri pem hul jot wex yar osk umb ret sil".split()
 FILLER_SHARE = 0.1
-
-Word = Callable[[str], str]
-
-
-def _pick(rng: random.Random, words: tuple[str, ...]) -> str:
-    return words[0] if rng.random() < 0.4 else rng.choice(words)
+_PRAISE = (
+    "lovely", "handmade", "new", "pretty", "classic", "charming", "modern", "simple", "cosy", "elegant",
+    "cheerful", "favourite", "premium", "vintage", "beautiful", "fine", "popular", "sturdy", "neat",
+    "stylish", "everyday", "delightful", "fresh", "trendy", "gorgeous", "quality", "sweet", "rustic",
+    "limited", "exclusive", "genuine", "affordable", "practical", "durable", "local", "artisan", "seasonal",
+    "bestselling", "fancy", "smart",
+)  # fmt: skip
+_BEFORE = (
+    "for sale:", "new in:", "now available:", "just arrived:", "on offer:", "special offer:", "gift idea:",
+    "bestseller:", "back in stock:", "today only:",
+)  # fmt: skip
+_AFTER = (
+    "for sale", "in stock", "free delivery", "a great gift", "ships today", "last one", "half price",
+    "sold as shown", "made with care", "order now",
+)  # fmt: skip
+_SYLLABLES = (
+    "zor", "vak", "mip", "lun", "dra", "fex", "quo", "bil", "tav", "nos", "gri", "pem", "hul", "jot", "wex",
+    "yar", "osk", "umb", "ret", "sil",
+)  # fmt: skip
+_PHOTO = ("", "", "", "photo of ", "picture of ")
+_LABEL = ("", "", "", "photo of ")
+_ASKING = ("", "", "", "looking for ", "i need ", "show me ", "do you have ", "i would like ")
 
 
 def _a(phrase: str) -> str:
     return ("an " if phrase[0] in "aeio" or phrase.startswith(("umb", "unp")) else "a ") + phrase
 
 
-def _pattern_noun(item: WantedItem, word: Word) -> str:
-    noun = word(item.pattern or PLAIN)
-    phrase = f"{word(item.colour2)} {noun}" if item.colour2 else noun
-    return _a(phrase) if noun in _WITH_ARTICLE else phrase
+@dataclass(frozen=True)
+class _Speaker:
+    """Somebody with a vocabulary who puts what is wanted into words, all of it and nothing else."""
+
+    rng: random.Random
+    jargon: Mapping[str, float]
+    openings: tuple[str, ...] = _PHOTO
+    filler: bool = False
+
+    def word(self, name: str, adjective: bool = False) -> str:
+        if name in HOUSE and self.rng.random() < self.jargon.get(_GROUP[name], 0.0):
+            return self.rng.choice(HOUSE[name])
+        words = (ADJECTIVES if adjective else GENERIC)[name]
+        return words[0] if self.rng.random() < 0.4 else self.rng.choice(words)
+
+    def product(self, item: WantedItem, say_plain: float) -> str:
+        """A noun phrase without its article.
+
+        The base colour stands beside the kind or after "in", the pattern's colour beside the pattern or
+        before "on": no reading swaps the two.
+        """
+        rng, form = self.rng, self.rng.choice(("with", "with", "in", "hyphen", "on"))
+        kind = self.word(item.kinds[0]) if len(item.kinds) == 1 else rng.choice(("something", "anything"))
+        colour = self.word(item.colour) if item.colour else ""
+        colour2 = self.word(item.colour2) if item.colour2 else ""
+        before, after, extras = colour, "", []
+        if colour and form == "in":
+            before, after = "", f"in {colour}"
+        if item.pattern == PLAIN and rng.random() < say_plain:
+            before = f"{self.word(PLAIN)} {before}"
+        elif item.pattern not in (None, PLAIN):
+            if form == "on" and colour and colour2:
+                before, after = self.word(item.pattern, adjective=True), f"in {colour2} on {colour}"
+            elif form in ("hyphen", "on"):
+                hyphen = "-" if colour2 else ""
+                before = f"{colour2}{hyphen}{self.word(item.pattern, adjective=True)} {colour}"
+            else:
+                noun = self.word(item.pattern)
+                extra = f"{colour2} {noun}".strip()
+                extras.append(_a(extra) if noun in _WITH_ARTICLE else extra)
+        if self.filler and rng.random() < 0.6:
+            invented = "".join(rng.choices(_SYLLABLES, k=2))
+            before = f"{invented if rng.random() < 0.3 else rng.choice(_PRAISE)} {before}"
+        motif = self.word(item.motif) if item.motif not in (None, NO_MOTIF) else ""
+        collection = f"from the {motif} collection" if motif in _COLLECTIONS else ""
+        if motif and not collection:
+            extras.append(_a(motif) + rng.choice(("", " on it", " motif", " print")))
+        named = f"{before} {kind}" if len(item.kinds) == 1 else f"{kind} {before}"
+        joined = f"with {' and '.join(extras)}" if extras else ""
+        purpose = rng.choice(CATEGORIES[item.category][1]) if item.category else ""
+        return " ".join(f"{named} {after} {joined} {collection} {purpose}".split())
+
+    def pair(self, first: str, second: str, relation: str | None) -> str:
+        rng = self.rng
+        if relation is None:
+            return rng.choice(("", "", "two things: ")) + f"{first} and {second}"
+        beside, form = relation == "left of", rng.randrange(4)
+        if form == 0:
+            return f"{second} {rng.choice(_RIGHT_OF if beside else _BELOW)} {first}"
+        if form == 1:
+            sides = ("on the left", "on the right") if beside else ("at the top", "at the bottom")
+            return f"{rng.choice(('', 'two things: '))}{first} {sides[0]} and {second} {sides[1]}"
+        if form == 2:
+            sides = ("left", "right") if beside else ("top", "bottom")
+            return f"{sides[0]}: {first}; {sides[1]}: {second}"
+        return f"{first} {self.word(relation)} {second}"
+
+    def say(self, wanted: Wanted) -> str:
+        rng, opening = self.rng, self.rng.choice(self.openings)
+        article = rng.random() < 0.7 or opening in _ASKING[3:]
+        products = [self.product(item, 0.4 if wanted.graded else 1.0) for item in wanted.items]
+        products = [_a(p) if article and not p.startswith(("something", "anything")) else p for p in products]
+        text = products[0] if len(products) == 1 else self.pair(*products, wanted.relation)
+        if ":" not in text:
+            text = opening + text
+        if wanted.backdrop:
+            name = self.word(wanted.backdrop)
+            place = rng.choice(_PLACES[wanted.backdrop]).format(name if name == "tiles" else _a(name))
+            ahead = ":" not in text and not opening and rng.random() < 0.25
+            text = f"{place}: {text}" if ahead else f"{text}, {place}"
+        if self.filler and rng.random() < 0.3 and ":" not in text:
+            text = f"{rng.choice(_BEFORE)} {text}"
+        elif self.filler and rng.random() < 0.4:
+            text = f"{text}, {rng.choice(_AFTER)}"
+        return text
 
 
-def _product(item: WantedItem, word: Word, adjective: Word, rng: random.Random) -> str:
-    """A noun phrase without article. The base colour stands before the kind or after "in", the pattern's
-    colour stands with the pattern: no reading swaps them."""
-    kind = word(item.kinds[0])
-    colour = word(item.colour) if item.colour else ""
-    extras: list[str] = []
-    form = rng.choice(("with", "with", "in", "hyphen", "on"))
-    if item.pattern in (None, PLAIN):
-        plain = f"{word(PLAIN)} " if item.pattern == PLAIN and rng.random() < 0.4 else ""
-        in_colour = colour and form == "in"
-        head = f"{plain}{kind} in {colour}" if in_colour else f"{plain}{colour} {kind}"
-    elif form == "on" and colour and item.colour2:
-        head = f"{adjective(item.pattern)} {kind} in {word(item.colour2)} on {colour}"
-    elif form == "hyphen" or (form == "on" and not item.colour2):
-        first = f"{word(item.colour2)}-" if item.colour2 else ""
-        head = f"{first}{adjective(item.pattern)} {colour} {kind}"
-    else:
-        head = f"{kind} in {colour}" if colour and form == "in" else f"{colour} {kind}"
-        extras.append(_pattern_noun(item, word))
-    if item.motif not in (None, NO_MOTIF):
-        extras.append(_a(word(item.motif)) + rng.choice(("", " on it", " motif", " print")))
-    return " ".join(f"{head}{' with ' if extras else ''}{' and '.join(extras)}".split())
+def leave_out(wanted: Wanted, rng: random.Random) -> Wanted:
+    """Opens each attribute with some probability; kinds stay, and what is left is no longer graded.
 
-
-def _place(backdrop: str, word: Word, rng: random.Random) -> str:
-    name = word(backdrop)
-    return rng.choice(_PLACES[backdrop]).format(name if name == "tiles" else _a(name))
-
-
-def _pair(first: str, second: str, relation: str | None, word: Word, rng: random.Random) -> str:
-    if relation is None:
-        return rng.choice(("{} and {}", "{} together with {}", "two things: {} and {}")).format(first, second)
-    beside = relation == "left of"
-    form = rng.randrange(4)
-    if form == 0:
-        return f"{second} {_pick(rng, _RIGHT_OF if beside else _BELOW)} {first}"
-    if form == 1:
-        sides = ("on the left", "on the right") if beside else ("at the top", "at the bottom")
-        opening = rng.choice(("", "two things: "))
-        return f"{opening}{first} {sides[0]} and {second} {sides[1]}"
-    if form == 2:
-        sides = ("left", "right") if beside else ("top", "bottom")
-        return f"{sides[0]}: {first}; {sides[1]}: {second}"
-    return f"{first} {word(relation)} {second}"
-
-
-def _filler(rng: random.Random) -> str:
-    return "".join(rng.choices(_SYLLABLES, k=2)) if rng.random() < 0.3 else rng.choice(_PRAISE)
-
-
-def say(wanted: Wanted, word: Word, adjective: Word, rng: random.Random, filler: bool = False) -> str:
-    """A sentence that names all that `wanted` names, with `word` and `adjective` choosing the words."""
-    article = rng.random() < 0.7
-    products = [_product(item, word, adjective, rng) for item in wanted.items]
-    if filler:
-        products = [f"{_filler(rng)} {p}" if rng.random() < 0.6 else p for p in products]
-    products = [_a(p) if article else p for p in products]
-    text = products[0] if len(products) == 1 else _pair(*products, wanted.relation, word, rng)
-    opening = rng.choice(("", "", "", "photo of ", "picture of "))
-    if opening and ":" not in text:
-        text = opening + text
-    if wanted.backdrop:
-        place = _place(wanted.backdrop, word, rng)
-        text = f"{place}: {text}" if ":" not in text and rng.random() < 0.2 else f"{text}, {place}"
-    if filler and rng.random() < 0.3 and ":" not in text:
-        text = f"{rng.choice(_BEFORE)} {text}"
-    elif filler and rng.random() < 0.4:
-        text = f"{text}, {rng.choice(_AFTER)}"
-    return text
-
-
-def _leave_out(wanted: Wanted, rng: random.Random) -> Wanted:
-    """Forgets each attribute with some probability; the kind always stays."""
+    What a full description says by silence, that there is no motif, a short one leaves open.
+    """
 
     def keep(value: str | None, probability: float) -> str | None:
         return value if rng.random() < probability else None
 
     items = []
     for item in wanted.items:
-        pattern = keep(item.pattern, 0.7)
+        colour, pattern = keep(item.colour, 0.8), keep(item.pattern, 0.7)
+        motif = keep(item.motif, 0.6) if item.motif != NO_MOTIF else None
         colour2 = keep(item.colour2, 0.7) if pattern else None
-        motif = keep(item.motif, 0.6)
-        items.append(replace(item, colour=keep(item.colour, 0.8), pattern=pattern, colour2=colour2, motif=motif))
-    return Wanted(tuple(items), keep(wanted.backdrop, 0.4), keep(wanted.relation, 0.7))
+        items.append(replace(item, colour=colour, pattern=pattern, colour2=colour2, motif=motif))
+    return Wanted(tuple(items), keep(wanted.backdrop, 0.4), keep(wanted.relation, 0.7), graded=False)
 
 
 def generic_caption(scene: Scene, rng: random.Random, full: bool = True) -> str:
@@ -180,11 +246,31 @@ def generic_caption(scene: Scene, rng: random.Random, full: bool = True) -> str:
     Returns:
         One line of about 8 to 24 words, in lower case; a tenth of them hold words without meaning.
     """
-    wanted = Wanted.of(scene)
-    return say(
-        wanted if full else _leave_out(wanted, rng),
-        lambda name: _pick(rng, GENERIC[name]),
-        lambda name: _pick(rng, ADJECTIVES[name]),
-        rng,
-        filler=rng.random() < FILLER_SHARE,
-    )
+    wanted = Wanted.of(scene) if full else leave_out(Wanted.of(scene), rng)
+    return _Speaker(rng, {}, filler=rng.random() < FILLER_SHARE).say(wanted)
+
+
+def caption_wanted(scene: Scene, rng: random.Random) -> Wanted:
+    """What the shop chooses to say about a picture: all of it, or for the sake of brevity only some."""
+    wanted = Wanted.of(scene, backdrop=rng.random() < NAMED_BACKDROPS)
+    if rng.random() < SHORT_CAPTIONS:
+        wanted = leave_out(wanted, rng)
+    if len(wanted.items) == 1 and rng.random() < NAMED_CATEGORIES:
+        category = _CATEGORY_OF[scene.items[0].kind]
+        wanted = replace(wanted, items=(replace(wanted.items[0], category=category),))
+    return wanted
+
+
+def house_caption(scene: Scene | Wanted, rng: random.Random) -> str:
+    """A caption as this shop writes it, of a picture or of what was chosen to be said about it."""
+    wanted = caption_wanted(scene, rng) if isinstance(scene, Scene) else scene
+    return _Speaker(rng, CAPTION_JARGON, _LABEL, rng.random() < FILLER_SHARE).say(wanted)
+
+
+def house_query(wanted: Wanted, rng: random.Random) -> str:
+    """What a shopper who has picked up the shop's words types to find `wanted`."""
+    text = _Speaker(rng, QUERY_JARGON, _ASKING).say(wanted)
+    left_open = [name for name in ("colour", "pattern") if getattr(wanted.items[0], name) is None]
+    if len(wanted.items) == len(wanted.items[0].kinds) == 1 and left_open and rng.random() < 0.3:
+        text += f", any {rng.choice(left_open)}"
+    return text
