@@ -69,7 +69,12 @@ def tiny_siglip(folder: str | Path, patch: int = 16, size: int = 96, seed: int =
         "$A </s>", special_tokens=[("</s>", vocab["</s>"])]
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", eos_token="</s>", pad_token="</s>", model_max_length=64
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        eos_token="</s>",
+        pad_token="</s>",
+        model_max_length=64,
+        model_input_names=["input_ids"],  # as the real ones: trained, and used, without an attention mask
     )
     text = {"vocab_size": len(vocab), "max_position_embeddings": 64, "eos_token_id": 1, "pad_token_id": 1}
     config = SiglipConfig(

@@ -1,0 +1,270 @@
+"""Load CLIP- and SigLIP-style encoders with the known traps closed, and preprocess every picture once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from sentence_transformers import SentenceTransformer
+from tqdm import tqdm
+from transformers.image_utils import load_image
+from transformers.utils import logging as transformers_logging
+
+# What the library takes for a picture.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
+
+
+class EncoderError(ValueError):
+    """A model that cannot be loaded or used as a text-image encoder; the message says why and what to do."""
+
+
+def load(
+    name_or_path: str | Path, device: str | None = None, dtype: torch.dtype | str | None = None
+) -> SentenceTransformer:
+    """Load a CLIP- or SigLIP-style model, or one finetuned from it, for texts and pictures in one space.
+
+    What differs from `SentenceTransformer(name_or_path)`: weights are float32 unless asked otherwise and come
+    from safetensors only; no code from the model's folder runs; pictures go through Pillow on every machine;
+    SigLIP's texts are padded to full length as in its training (otherwise an embedding depends on the rest of
+    the batch); a path that names no file is an error, not a text.
+
+    Args:
+        name_or_path: a folder, or a Hub id; "id@revision" pins a branch, a tag, a commit or "refs/pr/1".
+        device: as in SentenceTransformer; None chooses.
+        dtype: of the weights; None is float32. For half precision in training use the trainer's fp16 or bf16.
+
+    Raises:
+        EncoderError: no such folder or id, no network, no safetensors, needs own code, or not a dual encoder.
+    """
+    name, revision, offline = _locate(str(name_or_path))
+    try:
+        with _quiet_progress():
+            model = SentenceTransformer(
+                name,
+                revision=revision,
+                device=device,
+                local_files_only=offline,
+                trust_remote_code=False,
+                similarity_fn_name="cosine",
+                model_kwargs={"dtype": dtype or torch.float32, "use_safetensors": True},
+                processor_kwargs={"backend": "pil"},
+            )
+    except Exception as error:
+        why = "it needs code of its own, which is never run" if "trust_remote_code" in str(error) else error
+        raise EncoderError(f"{name_or_path}: cannot be loaded as a text-image encoder: {why}") from error
+    module, config = model[0], getattr(model[0], "config", None)
+    if (
+        not {"text", "image"} <= set(model.modalities)
+        or getattr(module, "module_output_name", None) != "sentence_embedding"
+        or not hasattr(config, "text_config")
+    ):
+        raise EncoderError(
+            f"{name_or_path}: {type(model.transformers_model).__name__} is not a dual encoder of texts and "
+            "pictures; choose a CLIP or SigLIP model, for example openai/clip-vit-base-patch16"
+        )
+    limit = config.text_config.max_position_embeddings
+    module.tokenizer.model_max_length = min(module.tokenizer.model_max_length, limit)
+    if config.model_type.startswith("siglip"):
+        module.processing_kwargs["text"] = {
+            "padding": "max_length", "max_length": limit, "truncation": True, "return_attention_mask": False
+        }  # fmt: skip
+    module.preprocess = _Preprocess(module)
+    return model
+
+
+def truncated_texts(model: SentenceTransformer, texts: Sequence[str]) -> int:
+    """How many of `texts` are longer than the model reads (77 tokens for CLIP): their end is ignored."""
+    tokens = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+    return sum(len(ids) > model.max_seq_length for ids in tokens)
+
+
+class ImageCache:
+    """Pictures after a model's resize and crop, by path: one uint8 array (n, 3, height, width).
+
+    It lies in memory or is mapped from disk. Rescaling and normalising happen on use: a quarter of the size.
+    """
+
+    def __init__(self, paths: Sequence[str], array: np.ndarray, settings: dict[str, Any]) -> None:
+        self._rows = {path: row for row, path in enumerate(paths)}
+        self._array = array
+        self.settings = settings
+        mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
+        self._scale, self._shift = settings["rescale_factor"] / std, -mean / std
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str | Path) and os.path.abspath(path) in self._rows
+
+    def __deepcopy__(self, memo: dict) -> ImageCache:
+        return self  # read only: copies of a model share it
+
+    def pixels(self, paths: Iterable[str | Path]) -> torch.Tensor:
+        """What the processor makes of `paths`: float32 (len(paths), 3, height, width)."""
+        rows = [self._rows[os.path.abspath(path)] for path in paths]
+        return torch.from_numpy(self._array[rows]).float().mul_(self._scale).add_(self._shift)
+
+
+def attach_image_cache(
+    model: SentenceTransformer, paths: Iterable[str | Path] | ImageCache, folder: str | Path | None = None
+) -> ImageCache:
+    """Preprocess each picture once; from then on `model` answers these paths from the cache.
+
+    That holds for path strings in a dataset column, `encode`, an evaluator and `mine_hard_negatives`. The
+    model's class and what it saves stay the library's. Attaching again replaces: give all paths at once.
+
+    Args:
+        model: from `load`, or any SentenceTransformer of that kind.
+        paths: picture files (repeats are fine), or the cache of a model with the same image processor.
+        folder: keeps the pixels as one file, mapped into memory; None keeps them in memory. A file made of
+            other pictures, older ones or with other settings, or a damaged one, is replaced.
+
+    Raises:
+        EncoderError: the model's image processor does more than resize, crop, rescale and normalise.
+        FileNotFoundError: files are missing; the message names them. OSError: unreadable picture, full disk.
+    """
+    settings = model.processor.image_processor.to_dict()
+    if isinstance(paths, ImageCache):
+        cache = paths
+        if cache.settings != settings:
+            raise EncoderError("this cache was made for another image processor; give the paths instead")
+    else:
+        names = list(dict.fromkeys(os.path.abspath(path) for path in paths))
+        missing = [name for name in names if not os.path.isfile(name)]
+        if missing or not names:
+            raise FileNotFoundError(f"{len(missing)} of {len(names)} pictures are missing: {missing[:20]}")
+        cache = ImageCache(names, _pixels(model, names, folder, settings), settings)
+        # An unusual processor would be answered wrongly: compare one picture with the processor's own way.
+        expected = type(model[0]).preprocess(model[0], names[:1])["pixel_values"]
+        if not torch.allclose(cache.pixels(names[:1]), expected, rtol=0, atol=1e-5):
+            raise EncoderError(f"{type(model.processor).__name__} does more than resize, crop and normalise")
+    model[0].preprocess = _Preprocess(model[0], cache)
+    return cache
+
+
+class _Preprocess:
+    """Stands before a Transformer module's own `preprocess`, as an attribute of that one instance."""
+
+    def __init__(self, module: torch.nn.Module, cache: ImageCache | None = None) -> None:
+        self.module, self.cache = module, cache
+
+    def __call__(self, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if self.cache is not None and inputs and all(item in self.cache for item in inputs):
+            return {"pixel_values": self.cache.pixels(inputs), "modality": "image"}
+        for item in inputs:
+            if _names_no_file(item):
+                raise FileNotFoundError(
+                    f"{item}: no such picture file, nor is it in the image cache (the library would take the "
+                    "path for a text); correct it: relative paths start at the working directory"
+                )
+        return type(self.module).preprocess(self.module, inputs, *args, **kwargs)
+
+
+def _names_no_file(item: object) -> bool:
+    """Whether `item` reads as the path of a picture that is not there; a sentence ending in one does not."""
+    return (
+        isinstance(item, str)
+        and item.lower().endswith(IMAGE_SUFFIXES)
+        and (os.path.isabs(item) or not any(character.isspace() for character in item))
+        and "://" not in item
+        and not os.path.isfile(item)
+    )
+
+
+def _locate(name: str) -> tuple[str, str | None, bool]:
+    """Folder or Hub id, its revision, whether only local files can be had; raises before anything loads."""
+    if os.path.isdir(name):
+        if not any(Path(name).rglob("*.safetensors")):
+            raise EncoderError(f"{name}: a folder without *.safetensors; other weight files are not loaded")
+        return name, None, False
+    repository, _, pin = name.partition("@")
+    revision = pin or None
+    try:
+        files = model_info(repository, revision=revision, timeout=15).siblings
+    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise EncoderError(
+            f"{name}: neither a folder nor a model id (and revision) on the Hub that you may read"
+        ) from error
+    except Exception as error:  # no network, or a server in trouble: what was downloaded before still serves
+        if isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str):
+            return repository, revision, True
+        raise EncoderError(
+            f"{name}: no such folder, and the Hub cannot be asked for it ({error}); "
+            "check the path, or the network connection"
+        ) from error
+    if not any(file.rfilename.endswith(".safetensors") for file in files):
+        raise EncoderError(
+            f"{name}: without *.safetensors, and other weight files are not loaded; a conversion often waits "
+            f"as a pull request on the Hub: then load {repository}@refs/pr/<its number>"
+        )
+    return repository, revision, False
+
+
+@contextlib.contextmanager
+def _quiet_progress() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _pixels(
+    model: SentenceTransformer, names: list[str], folder: str | Path | None, settings: dict[str, Any]
+) -> np.ndarray:
+    """The uint8 array of `names`: mapped from the file in `folder` if that is still true, else made now."""
+    shape = _resized(model, names[0]).shape
+
+    def rows() -> Iterator[np.ndarray]:
+        with ThreadPoolExecutor(2) as pool:
+            work = pool.map(lambda name: _resized(model, name), names)
+            for name, row in zip(names, tqdm(work, "Preprocessing", len(names), delay=5), strict=True):
+                if row.shape != shape or row.dtype != np.uint8:
+                    raise EncoderError(
+                        f"{name}: becomes {row.dtype} {row.shape}, not uint8 {shape} like others"
+                    )
+                yield np.ascontiguousarray(row)
+
+    if folder is None:
+        return np.stack(list(rows()))
+    stamps = [(name, (stat := os.stat(name)).st_size, stat.st_mtime_ns) for name in names]
+    key = hashlib.sha256(json.dumps([settings, stamps], sort_keys=True).encode()).hexdigest()[:16]
+    target = Path(folder) / f"pixels-{key}.u8"
+    if not target.is_file() or target.stat().st_size != len(names) * math.prod(shape):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for old in target.parent.glob("pixels-*.u8*"):
+            with contextlib.suppress(OSError):  # mapped elsewhere, on a system that then refuses
+                old.unlink()
+        partial = target.with_suffix(f".u8.{os.getpid()}")
+        try:
+            with partial.open("wb") as file:  # written as they come: the whole never is in memory
+                file.writelines(rows())
+            partial.replace(target)
+        except BaseException as error:
+            partial.unlink(missing_ok=True)
+            error.add_note(f"The image cache {target} was not made.")
+            raise
+    return np.memmap(target, np.uint8, "r", shape=(len(names), *shape))
+
+
+def _resized(model: SentenceTransformer, name: str) -> np.ndarray:
+    try:
+        picture = load_image(name)  # as the library reads a path: turned upright, RGB
+    except Exception as error:
+        raise OSError(f"{name}: cannot be read as a picture; replace or remove the file ({error})") from error
+    settings = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
+    return model.processor.image_processor(picture, **settings)["pixel_values"][0]
