@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tempfile
 from pathlib import Path
@@ -44,6 +45,7 @@ def html(notebook: NotebookNode, title: str, folder: Path) -> str:
         extra_loaders=[DictLoader({"course.html.j2": TEMPLATE})],
         template_file="course.html.j2",
         embed_images=True,
+        log=logging.Logger("nbconvert", logging.ERROR),  # it warns of every figure without another text
     )
     return exporter.from_notebook_node(
         notebook, resources={"metadata": {"name": title, "path": str(folder)}}

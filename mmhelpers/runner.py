@@ -46,7 +46,8 @@ class _ThisPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel = ["-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
+        argv = [sys.executable, "-Xfrozen_modules=off", *kernel]  # else the debugger warns at every start
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
 
@@ -111,10 +112,7 @@ class Run:
             return False
         ids = {name: (self.workspace.manifest(name) or {}).get("id") for name in entry["artifacts"]}
         whole = ids == entry["artifacts"] and not any(map(self.workspace.problem, ids))
-        return whole and set(entry["stages"]) <= self.stages()
-
-    def stages(self) -> set[str]:
-        return {row["stage"] for row in self.rows()}
+        return whole and set(entry["stages"]) <= {row["stage"] for row in self.rows()}
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the scoreboard; none where it is missing or cannot be read."""
@@ -136,7 +134,7 @@ class Run:
         self.build.mkdir(parents=True, exist_ok=True)
         log, failed = self.build / f".{path.stem}.log", self.build / f"{path.stem}.failed.ipynb"
         log.unlink(missing_ok=True)
-        started, fingerprint = time.monotonic(), self.fingerprint(notebook)
+        started, fingerprint, before = time.monotonic(), self.fingerprint(notebook), self.rows()
         client = NotebookClient(
             notebook,
             kernel_manager_class=_ThisPython,
@@ -158,7 +156,7 @@ class Run:
         entry = {
             "fingerprint": fingerprint,
             "artifacts": {name: (self.workspace.manifest(name) or {}).get("id") for name in sorted(used)},
-            "stages": sorted(self.stages()),
+            "stages": self._stages(path, before),
             "minutes": round((time.monotonic() - started) / 60, 2),
             "peak_mb": _peak_megabytes(),
         }
@@ -177,6 +175,12 @@ class Run:
         texts = [[cell.source for cell in book.cells] for book in (notebook, executed)]
         if texts[0] != texts[1] or not self.copy(path).with_suffix(".html").is_file():
             self.publish(path, publish.with_outputs(notebook, executed))
+
+    def _stages(self, path: Path, before: list[dict[str, Any]]) -> list[str]:
+        """The stages of the scoreboard that a notebook has written: now, or earlier and just the same."""
+        now = self.rows()
+        earlier = self.state.get(path.stem, {}).get("stages", [])
+        return sorted({row["stage"] for row in now if row not in before or row["stage"] in earlier})
 
     def _environment(self, path: Path, log: Path) -> dict[str, str]:
         return dict(
