@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 from mmhelpers.catalogue import surfaces
-from mmhelpers.catalogue.kinds import MATERIALS, Shape, compile_kind
+from mmhelpers.catalogue.kinds import MATERIALS, Shape, shapes
 from mmhelpers.catalogue.spec import COLOURS, PLAIN, Item, Scene
 
 RGB = tuple[int, int, int]
@@ -21,9 +21,11 @@ BADGE_PAPER, BADGE_INK, SHADOW = (252, 246, 230), (46, 40, 54), (74, 60, 62)
 # relation -> per product the cell it must stay in (x0, y0, x1, y1), where it stands (x, y), and its size
 CELLS: dict[str | None, list[tuple[tuple[float, ...], tuple[float, float], float]]] = {
     None: [((0.04, 0.05, 0.96, 0.95), (0.5, 0.91), 0.74)],
-    "left of": [((0.015, 0.05, 0.49, 0.95), (0.255, 0.9), 0.46), ((0.51, 0.05, 0.985, 0.95), (0.745, 0.9), 0.46)],
-    "above": [((0.05, 0.015, 0.95, 0.475), (0.5, 0.472), 0.43), ((0.05, 0.53, 0.95, 0.965), (0.5, 0.945), 0.405)],
-}
+    "left of": [((0.015, 0.05, 0.49, 0.95), (0.255, 0.9), 0.46),
+                ((0.51, 0.05, 0.985, 0.95), (0.745, 0.9), 0.46)],
+    "above": [((0.05, 0.015, 0.95, 0.475), (0.5, 0.472), 0.43),
+              ((0.05, 0.53, 0.95, 0.965), (0.5, 0.945), 0.405)],
+}  # fmt: skip
 
 
 def _mix(colour: RGB, other: RGB, share: float) -> RGB:
@@ -34,9 +36,11 @@ def _shades(colour: RGB) -> dict[str, RGB]:
     """Trim and rim shades; black gets lighter trims, because a darker one could not be seen."""
     black, white = (20, 14, 28), (255, 255, 255)
     if sum(colour) < 150:
-        return {"body": colour, "dark": _mix(colour, white, 0.09), "light": _mix(colour, white, 0.18), "rim": (14, 12, 16)}
-    return {"body": colour, "dark": _mix(colour, black, 0.13 if sum(colour) > 700 else 0.2), "light": _mix(colour, white, 0.3),
-            "rim": _mix(colour, black, 0.42)}  # fmt: skip
+        dark, light, rim = _mix(colour, white, 0.09), _mix(colour, white, 0.18), (14, 12, 16)
+    else:
+        dark = _mix(colour, black, 0.13 if sum(colour) > 700 else 0.2)
+        light, rim = _mix(colour, white, 0.3), _mix(colour, black, 0.42)
+    return {"body": colour, "dark": dark, "light": light, "rim": rim}
 
 
 def _place(shape: Shape, cell: tuple[float, ...], at: tuple[float, float], size: float,
@@ -62,7 +66,8 @@ def _surface(item: Item, badge: np.ndarray, matrix: np.ndarray, frame: tuple[int
     back = np.linalg.inv(matrix[:, :2]) * side / surfaces.TILE_SPAN
     shift = side / 2 - back @ (badge - frame[:2])
     size = (frame[2] - frame[0], frame[3] - frame[1])
-    mask = mask.transform(size, Image.Transform.AFFINE, [*back[0], shift[0], *back[1], shift[1]], Image.Resampling.BILINEAR)
+    affine = [*back[0], shift[0], *back[1], shift[1]]
+    mask = mask.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
     cloth = Image.new("RGB", size, COLOURS[item.colour])
     cloth.paste(COLOURS[item.colour2], (0, 0, *size), mask)
     return cloth
@@ -96,14 +101,15 @@ def _paint(canvas: Image.Image, item: Item, shape: Shape, points: np.ndarray, ma
         else:
             pen.polygon(xy, fill=fill)
         if name == role:
-            pen.line(xy + xy[:4], fill=shades["rim"] if name in shades else _mix(fill, SHADOW, 0.45), width=rim)
+            edge = shades["rim"] if name in shades else _mix(fill, SHADOW, 0.45)
+            pen.line(xy + xy[:4], fill=edge, width=rim)
     if item.motif:
         _badge(pen, item.motif, badge, radius * scale, matrix / scale, rim)
     size = (frame[2] - frame[0], frame[3] - frame[1])
     inside = silhouette.crop(frame)
     for tone, mask in zip(((255, 250, 240), (36, 22, 44)), surfaces.light_masks(from_left), strict=True):
-        mask = mask.point([min(255, round(v * strength)) for v in range(256)]).resize(size, Image.Resampling.BILINEAR)
-        canvas.paste(tone, frame, ImageChops.multiply(mask, inside))
+        mask = mask.point([min(255, round(v * strength)) for v in range(256)])
+        canvas.paste(tone, frame, ImageChops.multiply(mask.resize(size, Image.Resampling.BILINEAR), inside))
     return silhouette
 
 
@@ -117,27 +123,30 @@ def _cover(canvas: Image.Image, cloth: Image.Image, xy: Sequence[float], frame: 
 def _shadow(canvas: Image.Image, silhouette: Image.Image, points: np.ndarray, frame: tuple[int, ...],
             scale: float, from_left: bool) -> None:  # fmt: skip
     """A soft ellipse under the product and a faint cast shadow beside it, away from the light."""
-    low, high = points[points[:, 1] > points[:, 1].max() - 0.14 * scale].min(axis=0), points.max(axis=0)
-    right = points[points[:, 1] > points[:, 1].max() - 0.14 * scale, 0].max()
-    w, h = round(right - low[0] + 0.24 * scale), round(0.13 * scale)
-    corner = (round((low[0] + right - w) / 2), round(high[1] - 0.55 * h))
-    canvas.paste(SHADOW, (*corner, corner[0] + w, corner[1] + h),
-                 surfaces.soft_ellipse().resize((w, h), Image.Resampling.BILINEAR).point(lambda v: v * 0.62))  # fmt: skip
+    ground = points[:, 1].max()
+    feet = points[points[:, 1] > ground - 0.14 * scale, 0]
+    w, h = round(feet.max() - feet.min() + 0.24 * scale), round(0.13 * scale)
+    x, y = round((feet.min() + feet.max() - w) / 2), round(ground - 0.55 * h)
+    soft = surfaces.soft_ellipse().resize((w, h), Image.Resampling.BILINEAR).point(lambda v: v * 0.62)
+    canvas.paste(SHADOW, (x, y, x + w, y + h), soft)
     shift = round(0.03 * scale) * (1 if from_left else -1)
     cast = silhouette.crop(frame).point([0] * 128 + [30] * 128)
     canvas.paste(SHADOW, (frame[0] + shift, frame[1] + abs(shift) // 3), cast)
 
 
-def _badge(pen: ImageDraw.ImageDraw, motif: str, centre: np.ndarray, radius: float, turn: np.ndarray, rim: int) -> None:
+def _badge(pen: ImageDraw.ImageDraw, motif: str, centre: np.ndarray, radius: float,
+           turn: np.ndarray, rim: int) -> None:  # fmt: skip
     x, y = centre.tolist()
     for r, fill in ((radius + 1.2 * rim, _mix(BADGE_INK, BADGE_PAPER, 0.25)), (radius, BADGE_PAPER)):
         pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
-    for sign, outline in surfaces.MOTIF_SHAPES[motif]:
+    for sign, outline in surfaces.motif_shape(motif):
         xy = np.array(outline) @ turn[:, :2].T * (0.8 * radius) + centre
         pen.polygon(xy.ravel().tolist(), fill=BADGE_INK if sign == "+" else BADGE_PAPER)
 
 
-def draw_with_regions(scene: Scene, size: int = 96, seed: int = 0, variation: float = 1.0) -> tuple[Image.Image, list[Image.Image]]:
+def draw_with_regions(
+    scene: Scene, size: int = 96, seed: int = 0, variation: float = 1.0
+) -> tuple[Image.Image, list[Image.Image]]:
     """Draw a scene and say where its products are.
 
     Args:
@@ -155,7 +164,7 @@ def draw_with_regions(scene: Scene, size: int = 96, seed: int = 0, variation: fl
     canvas = surfaces.backdrop(scene.backdrop, side, scene.relation == "above", not from_left, tint).copy()
     masks = []
     for item, (cell, at, part) in zip(scene.items, CELLS[scene.relation], strict=True):
-        shape = compile_kind(item.kind)
+        shape = shapes()[item.kind]
         points, matrix = _place(shape, cell, at, part, rng, variation)
         masks.append(_paint(canvas, item, shape, points * side, matrix * side, from_left, strength))
     return canvas.reduce(factor), [mask.reduce(factor) for mask in masks]

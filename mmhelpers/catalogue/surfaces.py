@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
-from mmhelpers.catalogue.kinds import Points, blob, box, ell, line, stroke
+from mmhelpers.catalogue.kinds import Part, box, parse
 
 TILE_SPAN = 2.4  # a pattern covers this many product sizes, so that no rotation runs out of it
 
@@ -31,27 +31,25 @@ def pattern_mask(pattern: str, side: int) -> Image.Image:
     return Image.fromarray(np.where(on, 255, 0).astype(np.uint8))
 
 
-def _polar(*radii: float, n: int) -> Points:
-    t = np.arange(n * len(radii)) * 2 * np.pi / (n * len(radii)) - np.pi / 2
-    r = np.resize(radii, len(t))
-    return list(zip(r * np.cos(t), r * np.sin(t), strict=True))
+# In a disc of radius 1, in the notation of `kinds`: "+" is ink and "-" is the badge's paper again.
+MOTIFS = {
+    "star": """+ p 0,-.95 .23511,-.32361 .9035,-.29357 .38042,.12361 .5584,.76857 0,.4 -.5584,.76857
+    -.38042,.12361 -.9035,-.29357 -.23511,-.32361""",
+    "heart": """+ c 0,-.42 0,-.42 .42,-.74 .82,-.5 .76,0 0,.82 0,.82 -.76,0 -.82,-.5 -.42,-.74""",
+    "leaf": """+ c .72,-.78 .72,-.78 .66,.1 .1,.52 -.42,.44 -.5,-.1 -.1,-.56 ; +:.16 p -.3,.3 -.74,.78 ; -:.13
+    p -.3,.3 .36,-.4""",
+    "moon": """+ e 0 0 .82 .82 ; - e .4 -.2 .66 .66""",
+    "fish": """+ e -.2 0 .66 .44 ; + p .25,0 .92,-.5 .92,.5 ; - e -.5 -.1 .11 .11""",
+    "flower": """+ e 0 -.54 .34 .34 ; + e .51357 -.16687 .34 .34 ; + e .3174 .43687 .34 .34 ; + e -.3174
+    .43687 .34 .34 ; + e -.51357 -.16687 .34 .34 ; + e 0 0 .4 .4 ; - e 0 0 .25 .25""",
+    "bolt": """+ p .25,-.98 -.56,.14 -.06,.14 -.26,.98 .56,-.2 .06,-.2""",
+    "crown": """+ p -.8,.6 -.86,-.52 -.4,0 0,-.74 .4,0 .86,-.52 .8,.6 ; - b -.66 .3 .66 .4""",
+}
 
 
-# Outlines in a disc of radius 1; "+" is ink and "-" is the badge's paper again.
-MOTIF_SHAPES: dict[str, list[tuple[str, Points]]] = {
-    "star": [("+", _polar(0.95, 0.4, n=5))],
-    "heart": [("+", blob((0, -0.42), (0, -0.42), (0.42, -0.74), (0.82, -0.5), (0.76, 0.0), (0, 0.82), (0, 0.82),
-                         (-0.76, 0.0), (-0.82, -0.5), (-0.42, -0.74)))],
-    "leaf": [("+", blob((0.72, -0.78), (0.72, -0.78), (0.66, 0.1), (0.1, 0.52), (-0.42, 0.44), (-0.5, -0.1), (-0.1, -0.56))),
-             ("+", stroke(0.16, (-0.3, 0.3), (-0.74, 0.78))), ("-", stroke(0.13, (-0.3, 0.3), (0.36, -0.4)))],
-    "moon": [("+", ell(0.0, 0, 0.82, 0.82)), ("-", ell(0.4, -0.2, 0.66, 0.66))],
-    "fish": [("+", ell(-0.2, 0, 0.66, 0.44)), ("+", [(0.25, 0), (0.92, -0.5), (0.92, 0.5)]), ("-", ell(-0.5, -0.1, 0.11, 0.11))],
-    "flower": [*[("+", ell(0.54 * np.sin(a), -0.54 * np.cos(a), 0.34, 0.34)) for a in np.arange(5) * 2 * np.pi / 5],
-               ("+", ell(0, 0, 0.4, 0.4)), ("-", ell(0, 0, 0.25, 0.25))],
-    "bolt": [("+", [(0.25, -0.98), (-0.56, 0.14), (-0.06, 0.14), (-0.26, 0.98), (0.56, -0.2), (0.06, -0.2)])],
-    "crown": [("+", [(-0.8, 0.6), (-0.86, -0.52), (-0.4, 0.0), (0, -0.74), (0.4, 0.0), (0.86, -0.52), (0.8, 0.6)]),
-              ("-", box(-0.66, 0.3, 0.66, 0.4))],
-}  # fmt: skip
+@lru_cache(maxsize=8)
+def motif_shape(motif: str) -> list[Part]:
+    return parse(MOTIFS[motif])
 
 
 @lru_cache(maxsize=1)
@@ -70,64 +68,58 @@ def light_masks(from_left: bool) -> tuple[Image.Image, Image.Image]:
     return tuple(Image.fromarray(m.astype(np.uint8)) for m in masks)
 
 
-def _vertical(side: int, *stops: tuple[float, tuple[int, int, int]]) -> Image.Image:
-    where, colours = zip(*stops, strict=True)
+def _vertical(side: int, stops: list[tuple[float, str]]) -> Image.Image:
     y = (np.arange(side) + 0.5) / side
-    column = np.stack([np.interp(y, where, c) for c in np.array(colours).T], axis=1)
+    channels = np.array([ImageColor.getrgb(colour) for _, colour in stops]).T
+    column = np.stack([np.interp(y, [where for where, _ in stops], c) for c in channels], axis=1)
     return Image.fromarray(np.repeat(column[:, None], side, axis=1).round().astype(np.uint8))
 
 
-# backdrop -> (gradient stops from top to bottom, [(colour, outline)...], colour of the ledge)
-_SCENERY: dict[str, tuple[list, list, tuple[int, int, int]]] = {
-    "studio": ([(0, (240, 226, 210)), (0.62, (230, 210, 190)), (0.74, (216, 194, 174)), (1, (226, 206, 186))],
-               [], (202, 176, 152)),
-    "shelf": ([(0, (226, 220, 208)), (0.8, (212, 205, 192))],
-              [((200, 192, 178), box(0, 0.8, 1, 0.83)), ((208, 172, 134), box(0, 0.83, 1, 0.955)),
-               ((196, 159, 121), line(0.006, (0.05, 0.87), (0.4, 0.865), (0.8, 0.872))),
-               ((196, 159, 121), line(0.006, (0.3, 0.915), (0.6, 0.92), (0.97, 0.912))),
-               ((176, 136, 99), box(0, 0.955, 1, 1))], (196, 157, 118)),
-    "window": ([(0, (218, 212, 202)), (1, (206, 199, 188))],
-               [((190, 182, 170), box(0.09, -0.1, 0.93, 0.82)), ((236, 232, 222), box(0.08, -0.1, 0.92, 0.8)),
-                ((200, 219, 230), box(0.13, -0.1, 0.47, 0.32)), ((200, 219, 230), box(0.53, -0.1, 0.87, 0.32)),
-                ((212, 227, 233), box(0.13, 0.38, 0.47, 0.76)), ((212, 227, 233), box(0.53, 0.38, 0.87, 0.76)),
-                ((228, 237, 239), blob((0.17, 0.2), (0.24, 0.13), (0.33, 0.12), (0.42, 0.2), (0.3, 0.22))),
-                ((228, 237, 239), blob((0.62, 0.5), (0.7, 0.44), (0.82, 0.5), (0.7, 0.53))),
-                ((226, 219, 206), box(0, 0.82, 1, 1)), ((200, 192, 178), box(0, 0.955, 1, 1))], (196, 164, 130)),
-    "meadow": ([(0, (206, 222, 230)), (0.7, (226, 233, 228))],
-               [((244, 232, 200), ell(0.82, 0.16, 0.1, 0.1)),
-                ((236, 241, 240), blob((0.06, 0.24), (0.14, 0.16), (0.24, 0.14), (0.36, 0.24), (0.2, 0.26))),
-                ((198, 212, 186), blob((-0.2, 1), (-0.1, 0.66), (0.2, 0.56), (0.55, 0.68), (1.2, 1))),
-                ((186, 203, 170), blob((-0.1, 1.1), (0.4, 0.76), (0.8, 0.62), (1.2, 0.68), (1.2, 1.2))),
-                ((172, 191, 152), box(-0.1, 0.8, 1.1, 1.1)),
-                *[((156, 177, 136), line(0.01, (x, y), (x + 0.012, y - 0.03))) for x, y in
-                  ((0.06, 0.87), (0.09, 0.88), (0.93, 0.86), (0.9, 0.97), (0.15, 0.97), (0.12, 0.96), (0.96, 0.87))],
-                *[((244, 238, 220), ell(x, y, 0.011, 0.011)) for x, y in ((0.04, 0.95), (0.95, 0.93), (0.2, 0.84))]],
-               (184, 152, 118)),
-    "tiles": ([(0, (198, 216, 214)), (1, (190, 208, 206))],
-              [*[((222, 233, 230), box(0, y, 1, y + 0.014)) for y in (0.1, 0.34, 0.58)],
-               *[((222, 233, 230), box(x, y, x + 0.014, y + 0.24)) for y, o in ((-0.14, 0.12), (0.1, 0), (0.34, 0.12), (0.58, 0))
-                 for x in (o + 0.12, o + 0.36, o + 0.6, o + 0.84)],
-               ((176, 193, 190), box(0, 0.79, 1, 0.82)), ((230, 222, 212), box(0, 0.81, 1, 0.955)),
-               ((206, 197, 186), box(0, 0.955, 1, 1))], (222, 214, 203)),
-    "arch": ([(0, (232, 214, 208)), (1, (224, 204, 198))],
-             [((208, 182, 178), [(0.89, 0.84), *ell(0.5, 0.46, 0.39, 0.38, 0, -180), (0.11, 0.84)]),
-              ((216, 192, 190), [(0.89, 0.84), *ell(0.515, 0.46, 0.375, 0.365, 0, -180), (0.14, 0.84)]),
-              ((236, 222, 212), box(0, 0.82, 1, 1)), ((216, 200, 190), box(0, 0.82, 1, 0.832))], (234, 218, 208)),
-}  # fmt: skip
+# backdrop -> (gradient stops from top to bottom, colour of the ledge, things in the notation of `kinds`)
+_SCENERY = {
+    "studio": ([(0, "#f0e2d2"), (0.62, "#e6d2be"), (0.74, "#d8c2ae"), (1, "#e2ceba")], "#cab098",
+        ""),
+    "shelf": ([(0, "#e2dcd0"), (0.8, "#d4cdc0")], "#c49d76",
+        """#c8c0b2 b 0 .8 1 .83 ; #d0ac86 b 0 .83 1 .955 ; #c49f79:.006 s .05,.87 .4,.865 .8,.872 ;
+        #c49f79:.006 s .3,.915 .6,.92 .97,.912 ; #b08863 b 0 .955 1 1"""),
+    "window": ([(0, "#dad4ca"), (1, "#cec7bc")], "#c4a482",
+        """#beb6aa b .09 -.1 .93 .82 ; #ece8de b .08 -.1 .92 .8 ; #c8dbe6 b .13 -.1 .47 .32 ; #c8dbe6 b .53
+        -.1 .87 .32 ; #d4e3e9 b .13 .38 .47 .76 ; #d4e3e9 b .53 .38 .87 .76 ; #e4edef c .17,.2 .24,.13
+        .33,.12 .42,.2 .3,.22 ; #e4edef c .62,.5 .7,.44 .82,.5 .7,.53 ; #e2dbce b 0 .82 1 1 ; #c8c0b2 b 0
+        .955 1 1"""),
+    "meadow": ([(0, "#cedee6"), (0.7, "#e2e9e4")], "#b89876",
+        """#f4e8c8 e .82 .16 .1 .1 ; #ecf1f0 c .06,.24 .14,.16 .24,.14 .36,.24 .2,.26 ; #c6d4ba c -.2,1
+        -.1,.66 .2,.56 .55,.68 1.2,1 ; #bacbaa c -.1,1.1 .4,.76 .8,.62 1.2,.68 1.2,1.2 ; #acbf98 b -.1 .8
+        1.1 1.1 ; #9cb188:.01 s .06,.87 .072,.84 ; #9cb188:.01 s .09,.88 .102,.85 ; #9cb188:.01 s .93,.86
+        .942,.83 ; #9cb188:.01 s .9,.97 .912,.94 ; #9cb188:.01 s .15,.97 .162,.94 ; #9cb188:.01 s .12,.96
+        .132,.93 ; #9cb188:.01 s .96,.87 .972,.84 ; #f4eedc e .04 .95 .011 .011 ; #f4eedc e .95 .93 .011
+        .011 ; #f4eedc e .2 .84 .011 .011"""),
+    "tiles": ([(0, "#c6d8d6"), (1, "#bed0ce")], "#ded6cb",
+        """#dee9e6 b 0 .1 1 .114 ; #dee9e6 b 0 .34 1 .354 ; #dee9e6 b 0 .58 1 .594 ; #dee9e6 b .24 -.14 .254
+        .1 ; #dee9e6 b .48 -.14 .494 .1 ; #dee9e6 b .72 -.14 .734 .1 ; #dee9e6 b .96 -.14 .974 .1 ; #dee9e6
+        b .12 .1 .134 .34 ; #dee9e6 b .36 .1 .374 .34 ; #dee9e6 b .6 .1 .614 .34 ; #dee9e6 b .84 .1 .854 .34
+        ; #dee9e6 b .24 .34 .254 .58 ; #dee9e6 b .48 .34 .494 .58 ; #dee9e6 b .72 .34 .734 .58 ; #dee9e6 b
+        .96 .34 .974 .58 ; #dee9e6 b .12 .58 .134 .82 ; #dee9e6 b .36 .58 .374 .82 ; #dee9e6 b .6 .58 .614
+        .82 ; #dee9e6 b .84 .58 .854 .82 ; #b0c1be b 0 .79 1 .82 ; #e6ded4 b 0 .81 1 .955 ; #cec5ba b 0 .955
+        1 1"""),
+    "arch": ([(0, "#e8d6d0"), (1, "#e0ccc6")], "#eadad0",
+        """#d0b6b2 p .89,.84 | e .5 .46 .39 .38 0 -180 | p .11,.84 ; #d8c0be p .89,.84 | e .515 .46 .375
+        .365 0 -180 | p .14,.84 ; #ecded4 b 0 .82 1 1 ; #d8c8be b 0 .82 1 .832"""),
+}
 _TINTS = ((255, 255, 255), (255, 240, 222), (224, 234, 255))
 
 
 @lru_cache(maxsize=96)
 def backdrop(name: str, side: int, ledge: bool, flipped: bool, tint: int) -> Image.Image:
     """The empty scene, RGB (side, side); with `ledge` it has a second board for a product above another."""
-    stops, shapes, board = _SCENERY[name]
-    image = _vertical(side, *stops)
+    stops, board, things = _SCENERY[name]
+    image = _vertical(side, stops)
     pen = ImageDraw.Draw(image)
-    shade, shine = (tuple(int(v * f) for v in board) for f in (0.82, 1.06))
+    shade, shine = (tuple(int(v * f) for v in ImageColor.getrgb(board)) for f in (0.82, 1.06))
     boards = [(shade, box(0.18, 0.5, 0.22, 0.56)), (shade, box(0.78, 0.5, 0.82, 0.56)),
               (shade, box(0.1, 0.478, 0.9, 0.515, 0.01)), (board, box(0.1, 0.468, 0.9, 0.502, 0.01)),
               (shine, box(0.1, 0.462, 0.9, 0.478, 0.007))]  # fmt: skip
-    for colour, points in [*shapes, *(boards if ledge else [])]:
+    for colour, points in [*parse(things), *(boards if ledge else [])]:
         pen.polygon([v * side for p in points for v in p], fill=colour)
     if flipped:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
