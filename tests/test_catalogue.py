@@ -30,7 +30,7 @@ HOUSE_WORDS = {word for words in HOUSE.values() for word in words}
 
 @pytest.fixture(scope="module")
 def built() -> shop.Shop:
-    return shop.build(2000, 300, 1000, 1000, 200, seed=7)
+    return shop.build(2000, 300, 1000, 1000, 200, 500, seed=7)
 
 
 def tokens(text: str) -> set[str]:
@@ -196,10 +196,10 @@ def test_json_round_trip(built):
 
 
 def test_the_same_seed_builds_the_same_shop_and_another_a_different_one(built):
-    small = shop.build(100, 60, 200, 40, 20, seed=3)
-    assert small == shop.build(100, 60, 200, 40, 20, seed=3)
-    assert small != shop.build(100, 60, 200, 40, 20, seed=4)
-    assert small.pictures["test"] == shop.build(50, 60, 200, 40, 20, seed=3).pictures["test"]
+    small = shop.build(100, 60, 200, 40, 20, 30, seed=3)
+    assert small == shop.build(100, 60, 200, 40, 20, 30, seed=3)
+    assert small != shop.build(100, 60, 200, 40, 20, 30, seed=4)
+    assert small.pictures["test"] == shop.build(50, 60, 200, 40, 20, 15, seed=3).pictures["test"]
 
 
 def test_splits_share_neither_products_nor_families_nor_unseen_combinations(built):
@@ -291,9 +291,9 @@ def test_short_captions_fit_other_pictures_and_full_ones_do_not(built):
 
 def test_what_is_impossible_is_said():
     with pytest.raises(ValueError, match="of only 370,440 products"):
-        shop.build(10**6, 500, 1000, 10, 10, seed=1)
+        shop.build(10**6, 500, 1000, 10, 10, 10, seed=1)
     with pytest.raises(ValueError, match="too few to ask about"):
-        shop.build(10, 3, 3, 10, 10, seed=1)
+        shop.build(10, 3, 3, 10, 10, 10, seed=1)
 
 
 def test_house_captions_from_a_scene_are_repeatable():

@@ -47,14 +47,18 @@ class Picture:
 @dataclass(frozen=True)
 class Query:
     query_id: str
-    kind: str  # exact, underspecified or binding
+    kind: str  # exact, underspecified or binding; in training also caption
     text: str
     wanted: Wanted
 
 
 @dataclass(frozen=True)
 class Shop:
-    """All of a shop by split; queries, qrels and slices exist for validation and test."""
+    """All of a shop by split: train, validation and test.
+
+    The queries of the training split are shoppers' queries and the captions of its pictures, each caption
+    graded by what it states.
+    """
 
     pictures: dict[str, list[Picture]]
     queries: dict[str, list[Query]]
@@ -253,19 +257,26 @@ def _slices(queries: list[Query], unseen: Combinations) -> dict[str, list[str]]:
 
 
 def build(
-    n_train: int, n_validation: int, n_test: int, n_queries: int, n_queries_validation: int, seed: int
+    n_train: int,
+    n_validation: int,
+    n_test: int,
+    n_queries: int,
+    n_queries_validation: int,
+    n_queries_train: int,
+    seed: int,
 ) -> Shop:
     """A whole shop, the same for the same arguments; the test split does not depend on the others' sizes.
 
     Args:
         n_train: pictures to train on; so `n_validation` and `n_test`, of which no two show the same.
-        n_queries: queries of the test split; `n_queries_validation` of the validation split.
+        n_queries: queries of the test split; `n_queries_validation` and `n_queries_train` of the others.
         seed: of everything that chance decides.
 
     Raises:
         ValueError: where there are not as many products, or not enough pictures for the queries.
     """
     sizes = {"test": n_test, "validation": n_validation, "train": n_train}
+    asked = {"test": n_queries, "validation": n_queries_validation, "train": n_queries_train}
     if sum(sizes.values()) > PRODUCTS:
         raise ValueError(f"{sum(sizes.values()):,} pictures asked for, of only {PRODUCTS:,} products")
     rng, used = random.Random(f"{seed} unseen"), set[tuple]()
@@ -275,8 +286,11 @@ def build(
     for split, n in sizes.items():
         rng = random.Random(f"{seed} {split}")
         pictures[split] = _pictures(split, n, _families(unseen, split == "test", used, rng), rng)
-        if split != "train":
-            asked = n_queries if split == "test" else n_queries_validation
-            queries[split], qrels[split] = _ask(split, asked, pictures[split], rng)
-            slices[split] = _slices(queries[split], unseen)
+        queries[split], qrels[split] = _ask(split, asked[split], pictures[split], rng)
+        if split == "train":
+            captions = [Query(f"caption-{p.image_id}", "caption", p.caption, p.stated) for p in pictures[split]]
+            truth = _Truth(pictures[split])
+            qrels[split] |= {caption.query_id: truth.qrels(caption.wanted) for caption in captions}
+            queries[split] += captions
+        slices[split] = _slices(queries[split], unseen)
     return Shop(pictures, queries, qrels, slices, unseen)

@@ -1,0 +1,386 @@
+"""Pretrain clip-mini, the small CLIP that ships with the course, on generic pictures and words.
+
+    python scripts/pretrain_clip_mini.py --work build/pretrain            # draw, train, export
+    python scripts/pretrain_clip_mini.py --work build/pretrain --export-only
+
+Killed at any moment and started again, it goes on from its last checkpoint. Pictures are drawn by
+the catalogue's engine from random specs: wider variation than the shop, everyday words only, no
+house jargon and no families. The recipe, and why:
+
+* Attributes supervise both towers beside the contrastive loss. One linear head, shared by the two
+  projections, names the attributes of both products, so the modalities meet at the same class
+  directions before the contrastive loss could have found them.
+* The attributes supervise every patch as well (token labelling, Jiang et al. 2021,
+  arXiv:2104.10858): one picture then gives 64 answers instead of one.
+* Sine-cosine positions and mimetic attention (Trockman & Kolter 2023, arXiv:2305.09828) give the
+  image tower the locality that a transformer otherwise needs millions of pictures to find.
+* The learning rate is warm, constant, then decays (so a finished run can be extended from the
+  checkpoint before the decay), and the batch grows: many small steps first, many negatives later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from mmhelpers.catalogue import shop
+from mmhelpers.catalogue.draw import draw_with_regions
+from mmhelpers.catalogue.language import generic_caption
+from mmhelpers.catalogue.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, RELATIONS, Scene
+
+SIZE, PATCH = 96, 12
+GRID = SIZE // PATCH
+VARIATION = 1.6  # how much wider than the shop (1.0) position, rotation, scale and light vary
+SHARD = 4096
+N_TEST = 1000
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+
+ITEM_CLASSES = (
+    ("kind", KINDS),
+    ("colour", tuple(COLOURS)),
+    ("pattern", (PLAIN, *PATTERNS)),
+    ("colour2", (None, *COLOURS)),
+    ("motif", (None, *MOTIFS)),
+)
+ITEM_WIDTHS = [len(values) for _, values in ITEM_CLASSES]
+SCENE_WIDTHS = [*ITEM_WIDTHS, *ITEM_WIDTHS, len(BACKDROPS), 1 + len(RELATIONS)]
+IGNORE = -100
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def targets(scene: Scene) -> list[int]:
+    """The scene as class numbers: first product, second product (ignored if absent), backdrop, relation."""
+    rows: list[int] = []
+    for slot in range(2):
+        for name, values in ITEM_CLASSES:
+            present = slot < len(scene.items)
+            rows.append(values.index(getattr(scene.items[slot], name)) if present else IGNORE)
+    relation = 0 if scene.relation is None else 1 + RELATIONS.index(scene.relation)
+    return [*rows, BACKDROPS.index(scene.backdrop), relation]
+
+
+def draw_one(job: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, str]:
+    """Picture, patch-wise item number (0 none, 1, 2) and spec of the picture `index` of stream `seed`."""
+    seed, index = job
+    scene = shop.random_scene(random.Random(f"pretrain-{seed}-{index}"))
+    image, regions = draw_with_regions(scene, SIZE, seed=index, variation=VARIATION)
+    owner = np.zeros((GRID, GRID), np.uint8)
+    best = np.full((GRID, GRID), 0.35)  # a patch belongs to an item that covers over a third of it
+    for number, region in enumerate(regions, 1):
+        cover = (np.asarray(region, np.float32) / 255).reshape(GRID, PATCH, GRID, PATCH).mean((1, 3))
+        owner[cover > best] = number
+        best = np.maximum(best, cover)
+    return np.asarray(image), owner, scene.to_json()
+
+
+def write_atomically(path: Path, write) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as handle:
+        write(handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def draw_shard(folder: Path, name: str, seed: int, start: int, count: int, workers: int) -> Path:
+    """Draw pictures start..start+count of a stream into one file, unless it is there already."""
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        begin = time.time()
+        with Pool(workers) as pool:
+            rows = pool.map(draw_one, [(seed, i) for i in range(start, start + count)], chunksize=64)
+        images, owners, specs = zip(*rows, strict=True)
+        arrays = {"images": np.stack(images), "owners": np.stack(owners), "specs": np.array(specs)}
+        write_atomically(path, lambda handle: np.savez(handle, **arrays))
+        print(f"{name}: {count} pictures, {count / (time.time() - begin):.0f} a second", flush=True)
+    return path
+
+
+class Pictures:
+    """All shards in memory: images uint8 [n, 96, 96, 3], owners uint8 [n, 8, 8], scenes, labels [n, 12]."""
+
+    def __init__(self, paths: list[Path], exclude: set[str] = frozenset()) -> None:
+        shards = [np.load(path) for path in paths]
+        specs = np.concatenate([shard["specs"] for shard in shards])
+        keep = np.array([spec not in exclude for spec in specs])
+        self.specs = specs[keep]
+        self.images = np.concatenate([shard["images"] for shard in shards])[keep]
+        self.owners = np.concatenate([shard["owners"] for shard in shards])[keep]
+        self.scenes = [Scene.from_json(str(spec)) for spec in self.specs]
+        self.labels = np.array([targets(scene) for scene in self.scenes])
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """uint8 [n, h, w, 3] to normalised float [n, 3, h, w]."""
+    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+
+
+# ---------------------------------------------------------------- model
+
+
+def build_tokenizer(folder: Path, seed: int) -> None:
+    """Byte-level BPE in CLIP's own format, trained on generic captions and on plain English prose."""
+    from pydoc_data.topics import topics  # some 700 kB of English that comes with Python
+    from tokenizers import pre_tokenizers
+
+    rng = random.Random(seed)
+    captions = [generic_caption(shop.random_scene(rng), rng) for _ in range(20_000)]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # every byte, so that any text goes in
+    pieces = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    untrained = CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[])
+    tokenizer = untrained.train_new_from_iterator([*captions, *topics.values()], vocab_size=4096)
+    tokenizer.model_max_length = 77
+    tokenizer.save_pretrained(folder)
+
+
+def sine_cosine(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """[n] positions to [n, width] (Vaswani et al. 2017)."""
+    rates = torch.exp(-math.log(10_000) * torch.arange(0, width, 2) / width)
+    angles = positions[:, None].float() * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def mimetic(attention: nn.Module, heads: int, on_query: float = 0.7, on_value: float = 0.4) -> None:
+    """Start attention near "look at what is like me", which with sine-cosine positions means nearby."""
+    width = attention.q_proj.weight.shape[0]
+    per_head = width // heads
+    eye = torch.eye(width)
+    for head in range(heads):
+        product = on_query * torch.randn(width, width) / math.sqrt(per_head) + on_query * eye
+        left, values, right = torch.linalg.svd(product)
+        rows = slice(head * per_head, (head + 1) * per_head)
+        root = values[:per_head].sqrt()
+        attention.q_proj.weight.data[rows] = (left[:, :per_head] * root).T
+        attention.k_proj.weight.data[rows] = (right[:per_head].T * root).T
+    left, values, right = torch.linalg.svd(on_value * torch.randn(width, width) / math.sqrt(width) - on_value * eye)
+    attention.v_proj.weight.data = (right.T * values.sqrt()).T.contiguous()
+    attention.out_proj.weight.data = (left * values.sqrt()).contiguous()
+
+
+def build_model(tokenizer) -> CLIPModel:
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    shared = {"num_attention_heads": 3, "hidden_act": "gelu"}
+    config = CLIPConfig(
+        vision_config={
+            **shared, "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6,
+            "image_size": SIZE, "patch_size": PATCH,
+        },
+        text_config={
+            **shared, **special, "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4,
+            "vocab_size": len(tokenizer), "max_position_embeddings": 77,
+        },
+        projection_dim=256,
+        **special,
+    )  # fmt: skip
+    model = CLIPModel(config)
+    width = 192
+    rows, columns = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    grid = torch.cat([sine_cosine(axis.flatten() * 4, width // 2) for axis in (rows, columns)], dim=1)
+    model.vision_model.embeddings.position_embedding.weight.data[1:] = 0.5 * grid
+    text_positions = sine_cosine(torch.arange(77), width)
+    model.text_model.embeddings.position_embedding.weight.data = 0.05 * text_positions
+    for layer in model.vision_model.encoder.layers:
+        mimetic(layer.self_attn, shared["num_attention_heads"])
+    return model
+
+
+class Heads(nn.Module):
+    """Used in pretraining only: attributes from the shared space, and from each patch."""
+
+    def __init__(self, projection: int = 256, width: int = 192) -> None:
+        super().__init__()
+        self.shared = nn.Linear(projection, sum(SCENE_WIDTHS))
+        self.patch = nn.Linear(width, sum(ITEM_WIDTHS))
+
+
+def attribute_loss(logits: torch.Tensor, labels: torch.Tensor, widths: list[int]) -> torch.Tensor:
+    """Sum of cross-entropies; logits [n, sum(widths)], labels [n, len(widths)] with IGNORE where unknown."""
+    parts = zip(logits.split(widths, dim=1), labels.T, strict=True)
+    losses = [F.cross_entropy(part, label, ignore_index=IGNORE) for part, label in parts if (label >= 0).any()]
+    return torch.stack(losses).sum()
+
+
+# ---------------------------------------------------------------- training
+
+
+def schedule(progress: float, peak: float) -> tuple[float, int, float]:
+    """Learning rate, batch size and weight of the attribute losses at a point of the run (0 to 1)."""
+    warm = min(1.0, progress / 0.02)
+    decay = 1.0 if progress < 0.75 else max(0.01, (1 - progress) / 0.25)
+    batch = 64 if progress < 0.4 else 128 if progress < 0.7 else 256
+    return peak * warm * decay, batch, 1.0 if progress < 0.7 else 0.3
+
+
+def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Shift by up to 3 pixels and vary the exposure slightly, so that a repeated picture is a new one."""
+    shift = torch.randint(0, 7, (2,), generator=generator).tolist()
+    padded = F.pad(pixels, (3, 3, 3, 3), mode="replicate")
+    pixels = padded[:, :, shift[0] : shift[0] + SIZE, shift[1] : shift[1] + SIZE]
+    gain = 1 + 0.06 * (torch.rand(len(pixels), 1, 1, 1, generator=generator) - 0.5)
+    return pixels * gain
+
+
+def losses(model: CLIPModel, heads: Heads, pictures: Pictures, rows: np.ndarray, tokenizer, rng, generator):
+    """Contrastive and attribute loss of one batch."""
+    whole = [rng.random() < 0.75 for _ in rows]
+    captions = [generic_caption(pictures.scenes[i], rng, full=full) for i, full in zip(rows, whole, strict=True)]
+    tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+    labels = torch.from_numpy(pictures.labels[rows])
+    seen = model.vision_model(pixel_values=augment(to_pixels(pictures.images[rows]), generator))
+    image = model.visual_projection(seen.pooler_output)
+    text = model.text_projection(model.text_model(**tokens).pooler_output)
+
+    scale = model.logit_scale.clamp(max=math.log(100)).exp()
+    logits = scale * F.normalize(text, dim=1) @ F.normalize(image, dim=1).T
+    same = torch.arange(len(rows))
+    contrastive = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+
+    named = labels.masked_fill(~torch.tensor(whole)[:, None], IGNORE)
+    attributes = attribute_loss(heads.shared(image), labels, SCENE_WIDTHS)
+    if any(whole):
+        attributes = attributes + attribute_loss(heads.shared(text), named, SCENE_WIDTHS)
+    owner = torch.from_numpy(pictures.owners[rows].reshape(len(rows), -1)).long()
+    patches = model.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
+    slots = labels[:, : 2 * len(ITEM_WIDTHS)].view(len(rows), 2, -1)
+    owned = owner > 0
+    patch_labels = slots[torch.arange(len(rows))[:, None].expand_as(owner)[owned], owner[owned] - 1]
+    dense = attribute_loss(heads.patch(patches[owned]), patch_labels, ITEM_WIDTHS)
+    return contrastive, attributes, dense
+
+
+@torch.inference_mode()
+def evaluate(model: CLIPModel, pictures: Pictures, tokenizer) -> dict[str, float]:
+    """Text-to-image and image-to-text recall with one full caption a picture, all pictures as corpus."""
+    model.eval()
+    rng = random.Random(0)
+    captions = [generic_caption(scene, rng) for scene in pictures.scenes]
+    images, texts = [], []
+    for start in range(0, len(pictures), 200):
+        pixels = to_pixels(pictures.images[start : start + 200])
+        tokens = tokenizer(captions[start : start + 200], padding=True, truncation=True, return_tensors="pt")
+        images.append(model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output))
+        texts.append(model.text_projection(model.text_model(**tokens).pooler_output))
+    scores = F.normalize(torch.cat(texts), dim=1) @ F.normalize(torch.cat(images), dim=1).T
+    model.train()
+    found: dict[str, float] = {}
+    for direction, table in (("text_to_image", scores), ("image_to_text", scores.T)):
+        rank = (table >= table.diagonal()[:, None]).sum(1) - 1  # a tie counts against us
+        found |= {f"{direction}_recall@{k}": (rank < k).float().mean().item() for k in (1, 5, 10)}
+    return found
+
+
+def train(args: argparse.Namespace, work: Path) -> None:
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    test = Pictures([draw_shard(work, "test", args.seed + 1_000_000, 0, N_TEST, args.threads)])
+    folder = work / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        build_tokenizer(folder, args.seed)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    model, heads = build_model(tokenizer), Heads()
+    everything = [*model.parameters(), *heads.parameters()]
+    matrices = [p for p in everything if p.ndim > 1]
+    vectors = [p for p in everything if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98), fused=True)
+    seen, begin = 0, time.time()
+    checkpoint = work / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        heads.load_state_dict(state["heads"])
+        optimizer.load_state_dict(state["optimizer"])
+        seen = state["seen"]
+        print(f"going on after {seen:,} pictures", flush=True)
+    shards = math.ceil(args.pictures / SHARD)
+    paths = [
+        draw_shard(work, f"train-{i:03}", args.seed, i * SHARD, SHARD, args.threads) for i in range(shards)
+    ]
+    pictures = Pictures(paths, exclude=set(test.specs.tolist()))
+    print(f"{len(pictures):,} pictures drawn; training on {args.seen:,} views", flush=True)
+    last_save, first = time.time(), seen
+    while seen < args.seen:
+        lr, batch, weight = schedule(seen / args.seen, args.learning_rate)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        # Seeded by position, so that a resumed run draws the batches of an uninterrupted one.
+        rng, generator = random.Random(args.seed + seen), torch.Generator().manual_seed(args.seed + seen)
+        order = np.random.default_rng([args.seed, seen // len(pictures)]).permutation(len(pictures))
+        rows = order[seen % len(pictures) :][:batch]
+        contrastive, attributes, dense = losses(model, heads, pictures, rows, tokenizer, rng, generator)
+        (contrastive + weight * (0.1 * attributes + 0.1 * dense)).backward()
+        nn.utils.clip_grad_norm_(everything, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        report = (seen + len(rows)) // 12_800 > seen // 12_800
+        seen += len(rows)
+        if report:
+            rate = (seen - first) / (time.time() - begin)
+            line = f"{seen:>9,} lr {lr:.1e} contrastive {contrastive:.3f} "
+            print(f"{line}attributes {attributes:.2f} patches {dense:.2f} {rate:.0f}/s", flush=True)
+        if time.time() - last_save > 240 or seen >= args.seen:
+            state = {"model": model.state_dict(), "heads": heads.state_dict(), "optimizer": optimizer.state_dict()}
+            write_atomically(checkpoint, lambda handle, s=state, n=seen: torch.save({**s, "seen": n}, handle))
+            print(json.dumps({k: round(v, 3) for k, v in evaluate(model, test, tokenizer).items()}), flush=True)
+            last_save = time.time()
+
+
+def export(args: argparse.Namespace, work: Path, target: Path) -> None:
+    """Write the checkpoint in the standard Hub layout, fp16 safetensors, and its numbers."""
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    state = torch.load(work / "checkpoint.pt", weights_only=True)
+    model = build_model(tokenizer)
+    model.load_state_dict(state["model"])
+    size = {"height": SIZE, "width": SIZE}
+    images = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=size)
+    test = Pictures([work / "test.npz"])
+    model.half().save_pretrained(target)
+    CLIPProcessor(images, tokenizer).save_pretrained(target)
+    numbers = evaluate(model.float(), test, tokenizer)  # after rounding to fp16: what ships is what is measured
+    drawn = math.ceil(args.pictures / SHARD) * SHARD
+    facts = {"parameters": model.num_parameters(), "views": state["seen"], "pictures": drawn, "seed": args.seed}
+    (target / "pretraining.json").write_text(json.dumps({**facts, "test": numbers}, indent=2) + "\n")
+    print(json.dumps({**facts, **numbers}, indent=2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
+    parser.add_argument("--target", type=Path, default=Path("mmhelpers/clip_mini"), help="where to export")
+    parser.add_argument("--pictures", type=int, default=131_072, help="different pictures to draw")
+    parser.add_argument("--seen", type=int, default=600_000, help="pictures seen in training")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--export-only", action="store_true")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if not args.export_only:
+        train(args, args.work)
+    export(args, args.work, args.target)
+
+
+if __name__ == "__main__":
+    main()
