@@ -26,7 +26,7 @@ def score_percentiles(
 ) -> pd.DataFrame:
     """Percentiles of the cosines of positives and of negatives near and far: margins are chosen from them.
 
-    Candidates are all pictures of `pairs`; every picture that `pairs` gives for a text counts as its positive.
+    Candidates are all pictures of `pairs`; each that `pairs` gives for a text is its positive.
 
     Args:
         model: as for mining.
