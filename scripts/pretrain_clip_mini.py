@@ -139,6 +139,7 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
 def build_tokenizer(folder: Path, seed: int) -> None:
     """Byte-level BPE in CLIP's own format, trained on generic captions and on plain English prose."""
     from pydoc_data.topics import topics  # some 700 kB of English that comes with Python
+
     from tokenizers import pre_tokenizers
 
     rng = random.Random(seed)
@@ -164,13 +165,14 @@ def mimetic(attention: nn.Module, heads: int, on_query: float = 0.7, on_value: f
     per_head = width // heads
     eye = torch.eye(width)
     for head in range(heads):
-        product = on_query * torch.randn(width, width) / math.sqrt(per_head) + on_query * eye
+        product = on_query * (torch.randn(width, width) / math.sqrt(per_head) + eye)
         left, values, right = torch.linalg.svd(product)
         rows = slice(head * per_head, (head + 1) * per_head)
         root = values[:per_head].sqrt()
         attention.q_proj.weight.data[rows] = (left[:, :per_head] * root).T
         attention.k_proj.weight.data[rows] = (right[:per_head].T * root).T
-    left, values, right = torch.linalg.svd(on_value * torch.randn(width, width) / math.sqrt(width) - on_value * eye)
+    noise = torch.randn(width, width) / math.sqrt(width)
+    left, values, right = torch.linalg.svd(on_value * (noise - eye))
     attention.v_proj.weight.data = (right.T * values.sqrt()).T.contiguous()
     attention.out_proj.weight.data = (left * values.sqrt()).contiguous()
 
@@ -218,8 +220,8 @@ class Heads(nn.Module):
 def attribute_loss(logits: torch.Tensor, labels: torch.Tensor, widths: list[int]) -> torch.Tensor:
     """Sum of cross-entropies; logits [n, sum(widths)], labels [n, len(widths)] with IGNORE where unknown."""
     parts = zip(logits.split(widths, dim=1), labels.T, strict=True)
-    losses = [F.cross_entropy(part, label, ignore_index=IGNORE) for part, label in parts if (label >= 0).any()]
-    return torch.stack(losses).sum()
+    known = [(part, label) for part, label in parts if (label >= 0).any()]
+    return torch.stack([F.cross_entropy(part, label, ignore_index=IGNORE) for part, label in known]).sum()
 
 
 # ---------------------------------------------------------------- training
@@ -245,7 +247,8 @@ def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def losses(model: CLIPModel, heads: Heads, pictures: Pictures, rows: np.ndarray, tokenizer, rng, generator):
     """Contrastive and attribute loss of one batch."""
     whole = [rng.random() < 0.75 for _ in rows]
-    captions = [generic_caption(pictures.scenes[i], rng, full=full) for i, full in zip(rows, whole, strict=True)]
+    scenes = [pictures.scenes[i] for i in rows]
+    captions = [generic_caption(scene, rng, full=full) for scene, full in zip(scenes, whole, strict=True)]
     tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
     labels = torch.from_numpy(pictures.labels[rows])
     seen = model.vision_model(pixel_values=augment(to_pixels(pictures.images[rows]), generator))
@@ -341,9 +344,11 @@ def train(args: argparse.Namespace, work: Path) -> None:
             line = f"{seen:>9,} lr {lr:.1e} contrastive {contrastive:.3f} "
             print(f"{line}attributes {attributes:.2f} patches {dense:.2f} {rate:.0f}/s", flush=True)
         if time.time() - last_save > 240 or seen >= args.seen:
-            state = {"model": model.state_dict(), "heads": heads.state_dict(), "optimizer": optimizer.state_dict()}
-            write_atomically(checkpoint, lambda handle, s=state, n=seen: torch.save({**s, "seen": n}, handle))
-            print(json.dumps({k: round(v, 3) for k, v in evaluate(model, test, tokenizer).items()}), flush=True)
+            parts = {"model": model, "heads": heads, "optimizer": optimizer}
+            state = {name: part.state_dict() for name, part in parts.items()} | {"seen": seen}
+            write_atomically(checkpoint, lambda handle, state=state: torch.save(state, handle))
+            recall = evaluate(model, test, tokenizer)
+            print(json.dumps({name: round(value, 3) for name, value in recall.items()}), flush=True)
             last_save = time.time()
 
 
@@ -358,9 +363,10 @@ def export(args: argparse.Namespace, work: Path, target: Path) -> None:
     test = Pictures([work / "test.npz"])
     model.half().save_pretrained(target)
     CLIPProcessor(images, tokenizer).save_pretrained(target)
-    numbers = evaluate(model.float(), test, tokenizer)  # after rounding to fp16: what ships is what is measured
+    numbers = evaluate(model.float(), test, tokenizer)  # rounded to fp16: what ships is what is measured
     drawn = math.ceil(args.pictures / SHARD) * SHARD
-    facts = {"parameters": model.num_parameters(), "views": state["seen"], "pictures": drawn, "seed": args.seed}
+    facts = {"parameters": model.num_parameters(), "views": state["seen"], "pictures": drawn}
+    facts["seed"] = args.seed
     (target / "pretraining.json").write_text(json.dumps({**facts, "test": numbers}, indent=2) + "\n")
     print(json.dumps({**facts, **numbers}, indent=2))
 

@@ -288,8 +288,8 @@ def build(
         pictures[split] = _pictures(split, n, _families(unseen, split == "test", used, rng), rng)
         queries[split], qrels[split] = _ask(split, asked[split], pictures[split], rng)
         if split == "train":
-            captions = [Query(f"caption-{p.image_id}", "caption", p.caption, p.stated) for p in pictures[split]]
-            truth = _Truth(pictures[split])
+            truth, shown = _Truth(pictures[split]), pictures[split]
+            captions = [Query(f"caption-{p.image_id}", "caption", p.caption, p.stated) for p in shown]
             qrels[split] |= {caption.query_id: truth.qrels(caption.wanted) for caption in captions}
             queries[split] += captions
         slices[split] = _slices(queries[split], unseen)
