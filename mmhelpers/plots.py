@@ -1,0 +1,303 @@
+"""Static figures for the notebooks: small PNGs, colours that colour-blind readers can tell apart.
+
+Every function returns its Figure and closes it in pyplot, so that a notebook shows it once, as the last
+value of a cell (or with `display`). Pictures are paths or PIL images; sheets of pictures are laid out in
+pixels, so that a thumbnail is never resampled twice.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image, ImageOps
+
+Picture = str | Path | Image.Image
+
+# Okabe and Ito (2008), "Color universal design".
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#7F7F7F"
+PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY)
+STAGE_COLOURS = {
+    "zero-shot": GREY, "finetuned": BLUE, "longer": SKY, "hard-negatives": ORANGE, "reranked": GREEN,
+}  # fmt: skip
+_MARKERS = "osD^vPX"
+_GRADES = (VERMILLION, ORANGE, SKY, GREEN)
+_DPI = 100
+_FONT = {"fontsize": 8, "color": "#222222"}
+
+
+def gallery(
+    pictures: Sequence[Picture],
+    captions: Sequence[str] = (),
+    columns: int = 6,
+    title: str = "",
+    frames: Sequence[str | None] = (),
+) -> Figure:
+    """Contact sheet: pictures with wrapped captions below and, where given, coloured frames."""
+    size, wide = 96, 150
+    texts = [_wrap(caption, 23, 5) for caption in captions]
+    tall = size + 22 + 13 * max((text.count("\n") + 1 for text in texts), default=0)
+    columns = max(1, min(columns, len(pictures)))
+    rows = -(-len(pictures) // columns)
+    figure, place = _sheet(columns * wide, rows * tall, title)
+    for index, picture in enumerate(pictures):
+        left, top = index % columns * wide, index // columns * tall
+        frame = frames[index] if index < len(frames) else None
+        axes = _put(place(left + (wide - size) // 2, top, size, size), picture, size, frame)
+        if index < len(texts):
+            axes.text(0.5, -0.07, texts[index], transform=axes.transAxes, ha="center", va="top", **_FONT)
+    return figure
+
+
+def retrieval_gallery(
+    rows: Sequence[tuple[str, Sequence[tuple[Picture, int | float | str | None]]]],
+    title: str = "",
+    top_grade: int = 3,
+) -> Figure:
+    """One query a row: its text, then its answers from left to right, framed by grade.
+
+    Args:
+        rows: (query text, [(picture, label), ...]); an int is a grade and colours the frame (from 0, not
+            relevant, to `top_grade`), a float is shown as a score, a str as it is.
+    """
+    size, wide, tall, text_wide = 96, 112, 126, 196
+    figure, place = _sheet(
+        text_wide + wide * max((len(answers) for _, answers in rows), default=1), tall * len(rows), title
+    )
+    for row, (query, answers) in enumerate(rows):
+        text = place(0, row * tall, text_wide, size)
+        text.axis("off")
+        text.text(0.02, 0.5, _wrap(query, 29, 6), va="center", **_FONT)
+        for column, (picture, label) in enumerate(answers):
+            graded = isinstance(label, int | np.integer)
+            frame = _GRADES[round(min(label, top_grade) / top_grade * 3)] if graded else None
+            axes = _put(place(text_wide + column * wide, row * tall, size, size), picture, size, frame)
+            words = (
+                f"grade {label}"
+                if graded
+                else f"{label:.2f}"
+                if isinstance(label, float | np.floating)
+                else label
+            )
+            axes.text(0.5, -0.07, words or "", transform=axes.transAxes, ha="center", va="top", **_FONT)
+    return figure
+
+
+def similarity_matrix(
+    matrix: np.ndarray, texts: Sequence[str], pictures: Sequence[Picture], title: str = ""
+) -> Figure:
+    """Heatmap of text-image similarities, texts down, thumbnails across, true pairs (diagonal) outlined.
+
+    Args:
+        matrix: float, shape (texts, pictures); about 4 to 16 of each can be read.
+    """
+    matrix = np.asarray(matrix, dtype=float)
+    rows, columns = matrix.shape
+    cell, text_wide = 56, 230
+    figure, place = _sheet(text_wide + columns * cell + 90, (rows + 1) * cell, title)
+    for column, picture in enumerate(pictures):
+        _put(place(text_wide + column * cell + 3, 0, 50, 50), picture, 50)
+    axes = place(text_wide, cell, columns * cell, rows * cell)
+    heat = axes.imshow(matrix, cmap="cividis", aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks(range(rows), [_wrap(text, 40, 3) for text in texts], fontsize=7.5)
+    axes.tick_params(length=0)
+    if max(rows, columns) <= 12:
+        middle = (matrix.min() + matrix.max()) / 2
+        for (row, column), value in np.ndenumerate(matrix):
+            colour = "black" if value > middle else "white"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=colour)
+    for pair in range(min(rows, columns)):
+        axes.add_patch(Rectangle((pair - 0.47, pair - 0.47), 0.94, 0.94, fill=False, ec=VERMILLION, lw=2))
+    bar = figure.colorbar(heat, cax=place(text_wide + columns * cell + 14, cell, 12, rows * cell))
+    bar.set_label("similarity (true pairs outlined)", fontsize=8)
+    bar.ax.tick_params(labelsize=7.5)
+    return figure
+
+
+def metric_bars(frame: pd.DataFrame, metric: str = "ndcg@10", split: str = "test", title: str = "") -> Figure:
+    """One bar a stage with its 95 % interval, from `Scoreboard.frame()`."""
+    rows = _rows(frame, metric, split).query("slice == 'all'")
+    figure, axes = _axes((7, 0.55 * len(rows) + 1.3))
+    errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+    axes.barh(
+        rows["stage"].astype(str), rows["value"], xerr=errors, capsize=4,
+        color=[STAGE_COLOURS[stage] for stage in rows["stage"]], ecolor="#222222",
+    )  # fmt: skip
+    for position, (value, high) in enumerate(zip(rows["value"], rows["high"], strict=True)):
+        axes.text(high + 0.015, position, f"{value:.3f}", va="center", fontsize=9)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.1), xlabel=f"{metric} on {split}, {rows['n_queries'].max()} queries, 95 % interval")
+    axes.set_xticks(np.arange(0, 1.01, 0.2))
+    first, last = rows.iloc[0], rows.iloc[-1]
+    story = f"{metric}: {first.value:.2f} {first.stage}, {last.value:.2f} {last.stage}"
+    return _finish(figure, axes, title or story)
+
+
+def slices(frame: pd.DataFrame, metric: str = "ndcg@10", split: str = "test", title: str = "") -> Figure:
+    """Each slice of the queries with the value and interval of every stage, from `Scoreboard.frame()`."""
+    rows = _rows(frame, metric, split)
+    names = list(rows["slice"].unique())
+    stages = list(rows["stage"].unique())
+    figure, axes = _axes((max(6.5, 1.25 * len(names) + 1.5), 4))
+    for index, stage in enumerate(stages):
+        part = rows[rows["stage"] == stage]
+        x = np.array([names.index(name) for name in part["slice"]]) + (index - (len(stages) - 1) / 2) * 0.14
+        errors = [part["value"] - part["low"], part["high"] - part["value"]]
+        colour = STAGE_COLOURS[stage]
+        axes.errorbar(
+            x, part["value"], errors, fmt=_MARKERS[index], color=colour, capsize=2, ms=6, label=stage
+        )
+    counts = rows.groupby("slice")["n_queries"].max()
+    axes.set_xticks(range(len(names)), [f"{_wrap(name, 14, 2)}\n({counts[name]})" for name in names])
+    for edge in np.arange(0.5, len(names) - 1):
+        axes.axvline(edge, color="#DDDDDD", lw=0.8)
+    axes.set(ylim=(0, 1.02), ylabel=f"{metric}, 95 % interval", xlabel="slice of the queries (how many)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return _finish(figure, axes, title or f"{metric} by slice on {split}")
+
+
+def curve(
+    series: Mapping[str, Sequence[Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    log_x: bool = False,
+) -> Figure:
+    """Lines with markers: learning curves, or quality against depth or milliseconds.
+
+    Args:
+        series: label -> (x, y) or, with a band for the interval, (x, y, low, high).
+    """
+    figure, axes = _axes((6.5, 3.8))
+    for index, (label, (x, y, *band)) in enumerate(series.items()):
+        colour = PALETTE[index % len(PALETTE)]
+        axes.plot(x, y, color=colour, marker=_MARKERS[index % len(_MARKERS)], ms=5, lw=1.8, label=label)
+        if band:
+            axes.fill_between(x, *band, color=colour, alpha=0.18, lw=0)
+    if log_x:
+        axes.set_xscale("log")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if len(series) > 1:
+        axes.legend(frameon=False)
+    return _finish(figure, axes, title)
+
+
+def scatter_map(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "", lines: int = 150
+) -> Figure:
+    """Maps side by side of texts and their images, joined by lines: long lines are the modality gap.
+
+    Args:
+        panels: panel title -> (texts, images), float coordinates of shape (n, 2), row i of both a pair.
+        lines: how many pairs are joined, evenly taken.
+    """
+    figure, grid = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.8), dpi=_DPI, squeeze=False)
+    plt.close(figure)
+    for axes, (name, (texts, images)) in zip(grid[0], panels.items(), strict=True):
+        chosen = np.unique(np.linspace(0, len(texts) - 1, lines).astype(int))
+        pairs = np.stack([texts[chosen], images[chosen]], axis=1)
+        axes.add_collection(LineCollection(pairs, colors="#999999", linewidths=0.6, alpha=0.6, zorder=1))
+        axes.scatter(*images.T, s=14, color=BLUE, marker="o", alpha=0.75, lw=0, label="image")
+        axes.scatter(*texts.T, s=16, color=ORANGE, marker="^", alpha=0.75, lw=0, label="text")
+        axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+        axes.set_title(name, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0][0].legend(frameon=False, loc="best", markerscale=1.6)
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    figure.tight_layout()
+    return figure
+
+
+def picture_map(xy: np.ndarray, pictures: Sequence[Picture], title: str = "", size: int = 32) -> Figure:
+    """Thumbnails where a map puts them; one that would cover another is left out, in the order given.
+
+    Args:
+        xy: float coordinates of shape (n, 2), one a picture.
+        size: side of a thumbnail in pixels, on a map of 860 x 560.
+    """
+    low, high = xy.min(0), xy.max(0)
+    room = np.array([860, 560]) - size
+    corners = ((xy - low) / np.maximum(high - low, 1e-9) * [1, -1] + [0, 1]) * room
+    sheet = np.full((560, 860, 3), 255, dtype=np.uint8)
+    taken: list[np.ndarray] = []
+    for corner, picture in zip(corners.round().astype(int), pictures, strict=True):
+        if all(np.abs(corner - other).max() > 1.2 * size for other in taken):
+            taken.append(corner)
+            sheet[corner[1] : corner[1] + size, corner[0] : corner[0] + size] = _thumbnail(picture, size)
+    figure, place = _sheet(860, 560, title or f"{len(taken)} of {len(pictures)} pictures, near = alike")
+    axes = place(0, 0, 860, 560)
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    axes.axis("off")
+    return figure
+
+
+def _sheet(width: int, height: int, title: str):  # noqa: ANN202
+    """A figure of that many pixels under its title, and a function that places axes on it in pixels."""
+    head, margin = 34 if title else 6, 8
+    total_width, total_height = width + 2 * margin, height + head + margin
+    figure = plt.figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI, facecolor="white")
+    plt.close(figure)
+    if title:
+        figure.text(
+            margin / total_width, 1 - 8 / total_height, title, va="top", fontsize=11, fontweight="bold"
+        )
+
+    def place(left: int, top: int, wide: int, tall: int) -> Axes:
+        bottom = total_height - head - top - tall
+        box = ((left + margin) / total_width, bottom / total_height, wide / total_width, tall / total_height)
+        return figure.add_axes(box)
+
+    return figure, place
+
+
+def _put(axes: Axes, picture: Picture, size: int, frame: str | None = None) -> Axes:
+    axes.imshow(_thumbnail(picture, size), interpolation="nearest", aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=frame is not None, color=frame, linewidth=4)
+    return axes
+
+
+def _thumbnail(picture: Picture, size: int) -> np.ndarray:
+    """uint8 array of shape (size, size, 3): the whole picture, on white where it is not square."""
+    opened = picture if isinstance(picture, Image.Image) else Image.open(picture)
+    image = ImageOps.exif_transpose(opened).convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    square = ImageOps.pad(flat, (size, size), Image.Resampling.LANCZOS, color="white")
+    return np.asarray(square.quantize(64).convert("RGB"))  # a third smaller as PNG, looks the same
+
+
+def _wrap(text: str, width: int, lines: int) -> str:
+    return "\n".join(textwrap.wrap(str(text), width, max_lines=lines, placeholder=" …")).replace("$", r"\$")
+
+
+def _rows(frame: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
+    rows = frame[(frame["metric"] == metric) & (frame["split"] == split)]
+    if rows.empty:
+        raise ValueError(f"the scoreboard has no {metric} on {split}: run the notebooks before this one")
+    return rows.sort_values("stage", kind="stable")
+
+
+def _axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=size, dpi=_DPI)
+    plt.close(figure)
+    return figure, axes
+
+
+def _finish(figure: Figure, axes: Axes, title: str) -> Figure:
+    axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.set_axisbelow(True)
+    figure.tight_layout()
+    return figure
