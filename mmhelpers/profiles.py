@@ -29,7 +29,7 @@ class Profile:
         base_model: folder or Hub id of the model that is finetuned.
         image_size: side of the drawn pictures, pixels.
         n_train, n_validation, n_test: pictures in each split.
-        n_queries, n_queries_validation: shoppers' queries of the test and validation splits.
+        n_queries, n_queries_validation, n_queries_train: shoppers' queries of each split.
         batch_size: pairs in a training batch.
         finetune_epochs: passes over the training pairs in notebook 02.
         study_steps: training steps of each of the small comparisons (batch size, sampler, strategies).
@@ -47,6 +47,7 @@ class Profile:
     n_test: int
     n_queries: int
     n_queries_validation: int
+    n_queries_train: int
     batch_size: int
     finetune_epochs: int
     study_steps: int
@@ -90,19 +91,19 @@ PROFILES = {
     for profile in (
         Profile(
             name="smoke", base_model=str(CLIP_MINI), image_size=96,
-            n_train=160, n_validation=48, n_test=64, n_queries=40, n_queries_validation=20,
+            n_train=160, n_validation=48, n_test=64, n_queries=40, n_queries_validation=20, n_queries_train=60,
             batch_size=16, finetune_epochs=1, study_steps=4, hard_negative_epochs=1,
             reranker_steps=6, candidates=10, seed=0, minutes=(0.3, 0.6, 0.6, 0.6, 0.6),
         ),
         Profile(
             name="laptop", base_model=str(CLIP_MINI), image_size=96,
-            n_train=5000, n_validation=500, n_test=1000, n_queries=1000, n_queries_validation=200,
+            n_train=5000, n_validation=500, n_test=1000, n_queries=1000, n_queries_validation=200, n_queries_train=2500,
             batch_size=128, finetune_epochs=5, study_steps=40, hard_negative_epochs=2,
             reranker_steps=400, candidates=30, seed=0, minutes=(1, 4, 4, 4, 2),
         ),
         Profile(
             name="gpu", base_model="openai/clip-vit-base-patch32", image_size=224,
-            n_train=12000, n_validation=1000, n_test=2000, n_queries=2000, n_queries_validation=400,
+            n_train=12000, n_validation=1000, n_test=2000, n_queries=2000, n_queries_validation=400, n_queries_train=6000,
             batch_size=256, finetune_epochs=5, study_steps=80, hard_negative_epochs=2,
             reranker_steps=1500, candidates=100, seed=0, minutes=(6, 12, 12, 12, 5),
         ),

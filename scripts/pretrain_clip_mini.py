@@ -308,7 +308,7 @@ def train(args: argparse.Namespace, work: Path) -> None:
     vectors = [p for p in everything if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98), fused=True)
-    seen, begin = 0, time.time()
+    seen = 0
     checkpoint = work / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -323,7 +323,8 @@ def train(args: argparse.Namespace, work: Path) -> None:
     ]
     pictures = Pictures(paths, exclude=set(test.specs.tolist()))
     print(f"{len(pictures):,} pictures drawn; training on {args.seen:,} views", flush=True)
-    last_save, first = time.time(), seen
+    begin = last_save = time.time()
+    first = seen
     while seen < args.seen:
         lr, batch, weight = schedule(seen / args.seen, args.learning_rate)
         for group in optimizer.param_groups:
@@ -375,8 +376,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
     parser.add_argument("--target", type=Path, default=Path("mmhelpers/clip_mini"), help="where to export")
-    parser.add_argument("--pictures", type=int, default=131_072, help="different pictures to draw")
-    parser.add_argument("--seen", type=int, default=600_000, help="pictures seen in training")
+    parser.add_argument("--pictures", type=int, default=98_304, help="different pictures to draw")
+    parser.add_argument("--seen", type=int, default=220_000, help="pictures seen in training")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
