@@ -1,0 +1,307 @@
+"""One schema for every source of pictures with text, and how it is kept in a folder that may be moved.
+
+images/                                             the pictures, flat
+train.parquet, validation.parquet, test.parquet     file_name, image_id, text, spec, other columns
+collection.json                                     name, licence, has_specs; queries, qrels, slices by split
+README.md                                           the data card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, Features, Image, Value
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
+
+from mmhelpers.catalogue import shop
+from mmhelpers.catalogue.draw import draw
+from mmhelpers.catalogue.spec import Scene
+from mmhelpers.folder import DataError, Row, read_folder
+from mmhelpers.pictures import close_pairs, fingerprint, in_threads, load_picture, store_picture
+from mmhelpers.profiles import CATALOGUE, Profile
+
+SPLITS = ("train", "validation", "test")
+SCHEMA = ("image", "image_id", "text", "spec")
+LOOKS_ALIKE = 10  # of 512 bits: 19 in 20 figures, reduced and encoded at quality 60, stay this close
+MIN_ROWS = {"smoke": 40, "laptop": 200, "gpu": 200}
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """The ground truth of one split.
+
+    Args:
+        queries: query id -> text.
+        corpus: image id -> path of the picture.
+        qrels: query id -> image id -> grade; what is not there has grade 0.
+        slices: name -> query ids; "all" goes without saying.
+    """
+
+    queries: dict[str, str]
+    corpus: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+    slices: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Pictures with text and their truth.
+
+    Args:
+        splits: train, validation, test with the columns image (a reference to a file), image_id, text,
+            spec ("" where the structured truth is unknown), and what else the source knows of a row.
+        truth: by split, each over the pictures of its own split. That of training holds every caption as
+            a query as well.
+    """
+
+    name: str
+    licence: str
+    splits: DatasetDict
+    truth: dict[str, Retrieval]
+    has_specs: bool
+
+
+def open_source(source: str, profile: Profile, folder: Path) -> Collection:
+    """The collection of a data source, with its pictures in `folder/images`; `save` writes the rest."""
+    return from_catalogue(profile, folder) if source == CATALOGUE else from_folder(source, profile, folder)
+
+
+def paths(dataset: Dataset) -> list[str]:
+    """Where the pictures lie, one absolute path a row, without decoding any."""
+    return [image["path"] for image in dataset.cast_column("image", Image(decode=False))["image"]]
+
+
+def near_duplicates(
+    splits: Mapping[str, Dataset], max_distance: int = LOOKS_ALIKE
+) -> list[tuple[str, str, str, str, int]]:
+    """Pictures of different splits that look alike: (split, image id, other split, image id, distance).
+
+    Args:
+        splits: name -> dataset with the columns image and image_id.
+        max_distance: bits of 512 (`pictures.fingerprint`). Copies in another size and quality differ in about
+            4, seldom in more than 10. The shop's splits share no scene, only look: within 10 there are but
+            variants of a family, and from about 15 on pictures that have little but the backdrop in common.
+    Returns: the closest first.
+    """
+    marks = {}
+    for name, split in splits.items():
+        seen = in_threads(lambda path: fingerprint(load_picture(path)[0]), paths(split), f"reading {name}")
+        marks[name] = np.stack(list(seen))
+    names, ids = list(splits), {name: split["image_id"][:] for name, split in splits.items()}
+    found = [
+        (a, ids[a][i], b, ids[b][j], distance)
+        for k, a in enumerate(names)
+        for b in names[k + 1 :]
+        for i, j, distance in close_pairs(marks[a], marks[b], max_distance).tolist()
+    ]
+    return sorted(found, key=lambda pair: pair[-1])
+
+
+def from_catalogue(profile: Profile, folder: Path) -> Collection:
+    """Draw the shop into `folder/images`, on all cores; the same profile gives the same pictures."""
+    sizes = (profile.n_train, profile.n_validation, profile.n_test)
+    asked = (profile.n_queries, profile.n_queries_validation, profile.n_queries_train)
+    stock = shop.build(*sizes, *asked, profile.seed)
+    pictures = [picture for split in SPLITS for picture in stock.pictures[split]]
+    files = {p.image_id: str(_images(folder) / f"{p.image_id}.png") for p in pictures}
+    jobs = [(p.scene.to_json(), profile.image_size, p.seed, files[p.image_id]) for p in pictures]
+    with ProcessPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        drawn = pool.map(_draw, jobs, chunksize=16)
+        for _ in tqdm(drawn, "drawing", len(jobs), ascii=True, mininterval=1, leave=False):
+            pass
+    splits, truth = DatasetDict(), {}
+    for split in SPLITS:
+        splits[split] = _dataset(
+            dict(image=files[p.image_id], image_id=p.image_id, text=p.caption, spec=p.scene.to_json(),
+                 stated=p.stated.to_json(), family=p.family)
+            for p in stock.pictures[split]
+        )  # fmt: skip
+        queries = {query.query_id: query.text for query in stock.queries[split]}
+        truth[split] = Retrieval(queries, _corpus(splits[split]), stock.qrels[split], stock.slices[split])
+    return Collection(CATALOGUE, "that of this project, whose code draws them", splits, truth, has_specs=True)
+
+
+def _draw(job: tuple[str, int, int, str]) -> None:
+    scene, size, seed, file = job
+    draw(Scene.from_json(scene), size, seed).save(file)
+
+
+def from_folder(source: Path | str, profile: Profile, folder: Path) -> Collection:
+    """Take over a folder of pictures with metadata (data/README.md); the pictures go to `folder/images`.
+
+    Rows with equal text, or with pictures that are equal or look alike, stay in one split. Every row is a
+    query of its split, answered by its own picture and by those with the same text or the same pixels.
+    The profile's sizes are limits; where rows are more, chance decides which stay (the seed repeats it).
+
+    Raises: DataError with all that is wrong; nothing has been written then.
+    """
+    rows = read_folder(source)
+    parts = _split(rows, profile, Path(source))
+    taken = [row for split in SPLITS for row in parts[split]]
+    jobs = [(row.path, _images(folder) / f"{row.number:06d}") for row in taken]
+    stored = in_threads(lambda job: str(store_picture(*job)), jobs, "copying pictures")
+    files = dict(zip((row.image_id for row in taken), stored, strict=True))
+    splits = DatasetDict()
+    for split in SPLITS:
+        splits[split] = _dataset(
+            row.extra | {"image": files[row.image_id], "image_id": row.image_id, "text": row.text}
+            for row in parts[split]
+        )
+    truth = {split: _pair_truth(parts[split], _corpus(splits[split])) for split in SPLITS}
+    licences = {row.extra.get(key, "") for row in taken for key in ("licence", "license")} - {""}
+    counts = ", ".join(f"{len(parts[split]):,} {split}" for split in SPLITS)
+    print(f"{len(rows):,} rows: {counts}; {len(rows) - len(taken):,} more than the profile takes.")
+    licence = ", ".join(sorted(licences)) or "not stated; see the columns of each row"
+    return Collection(Path(source).resolve().name, licence, splits, truth, has_specs=False)
+
+
+def _split(rows: Sequence[Row], profile: Profile, source: Path) -> dict[str, list[Row]]:
+    """About 80/10/10, with more to evaluate on where rows are few; a hash decides which group goes where."""
+    n, needed = len(rows), MIN_ROWS[profile.name]
+    if n < needed:
+        raise DataError(source, [f"it has {n} rows, the profile {profile.name} needs {needed}; add some"])
+    room = {
+        "test": min(profile.n_test, max(n // 10, min(150, n // 4))),
+        "validation": min(profile.n_validation, max(n // 10, min(100, n // 6))),
+        "train": profile.n_train,
+    }
+
+    def chance(group: list[int]) -> bytes:
+        first = min(rows[i].image_id for i in group)
+        return hashlib.sha256(f"{profile.seed} {first}".encode()).digest()
+
+    groups = sorted(_groups(rows), key=chance)
+    parts: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for group in groups:
+        if split := next((s for s, size in room.items() if len(parts[s]) + len(group) <= size), None):
+            parts[split] += group
+    if empty := [split for split in SPLITS if not parts[split]]:
+        what = f"its {n} rows are {len(groups)} different ones (texts equal, or pictures that look alike)"
+        raise DataError(source, [f"{what}, too few to fill {', '.join(empty)}; add others"])
+    return {split: [rows[i] for i in sorted(parts[split])] for split in SPLITS}
+
+
+def _groups(rows: Sequence[Row]) -> list[list[int]]:
+    """Positions of rows that belong together, if only through others between them."""
+    marks = np.stack([row.fingerprint for row in rows])
+    links = [close_pairs(marks, marks, LOOKS_ALIKE)[:, :2]]
+    for key in (_text_key, lambda row: row.content):
+        first: dict[str, int] = {}
+        links.append(np.array([(first.setdefault(key(row), i), i) for i, row in enumerate(rows)]))
+    left, right = np.concatenate(links).T
+    graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(rows), len(rows)))
+    groups: dict[int, list[int]] = {}
+    for i, label in enumerate(connected_components(graph, directed=False)[1]):
+        groups.setdefault(label, []).append(i)
+    return list(groups.values())
+
+
+def _text_key(row: Row) -> str:
+    return " ".join(row.text.casefold().split())
+
+
+def _pair_truth(rows: Sequence[Row], corpus: dict[str, str]) -> Retrieval:
+    same: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for key in (("text", _text_key(row)), ("pixels", row.content)):
+            same.setdefault(key, []).append(row.image_id)
+    ids = {f"q-{row.image_id}": row for row in rows}
+    answers = {q: same["text", _text_key(row)] + same["pixels", row.content] for q, row in ids.items()}
+    words = {q: len(row.text.split()) for q, row in ids.items()}
+    median = float(np.median(list(words.values())))
+    slices = {
+        "short text": [q for q, n in words.items() if n <= median],
+        "long text": [q for q, n in words.items() if n > median],
+    }
+    return Retrieval(
+        queries={q: row.text for q, row in ids.items()},
+        corpus=corpus,
+        qrels={q: dict.fromkeys(sorted(set(found)), 1) for q, found in answers.items()},
+        slices={name: members for name, members in slices.items() if members},
+    )
+
+
+def save(collection: Collection, folder: Path) -> None:
+    """Write a collection to `folder`; pictures that are not in `folder/images` are copied there."""
+    images = _images(folder)
+    for name, split in collection.splits.items():
+        names = []
+        for i, path in enumerate(map(Path, paths(split))):
+            names.append(path.name if path.parent == images else f"{name}-{i:06d}{path.suffix}")
+            if path.parent != images:
+                shutil.copyfile(path, images / names[-1])
+        table = split.remove_columns("image").add_column("file_name", [f"images/{n}" for n in names])
+        pq.write_table(table.with_format("arrow")[:], images.parent / f"{name}.parquet")
+    about = {"name": collection.name, "licence": collection.licence, "has_specs": collection.has_specs}
+    about["truth"] = {
+        split: {"queries": truth.queries, "qrels": truth.qrels, "slices": truth.slices}
+        for split, truth in collection.truth.items()
+    }
+    text = json.dumps(about, ensure_ascii=False, indent=1)
+    (images.parent / "collection.json").write_text(text, encoding="utf-8")
+    (images.parent / "README.md").write_text("\n".join(_card(collection)), encoding="utf-8")
+
+
+def load(folder: Path) -> Collection:
+    """Read what `save` wrote, wherever the folder lies now.
+
+    Raises: DataError where pictures are gone.
+    """
+    folder = Path(folder).resolve()
+    about = json.loads((folder / "collection.json").read_text(encoding="utf-8"))
+    there, gone, splits = {f"images/{name}" for name in os.listdir(folder / "images")}, [], DatasetDict()
+    for split in SPLITS:
+        rows = pq.read_table(folder / f"{split}.parquet").to_pylist()
+        gone += [row["file_name"] for row in rows if row["file_name"] not in there]
+        splits[split] = _dataset({"image": str(folder / row.pop("file_name")), **row} for row in rows)
+    if gone:
+        raise DataError(folder, [f"{name} is gone; make the dataset again" for name in gone])
+    about["truth"] = {
+        split: Retrieval(corpus=_corpus(splits[split]), **kept) for split, kept in about["truth"].items()
+    }
+    return Collection(splits=splits, **about)
+
+
+def _images(folder: Path) -> Path:
+    images = Path(folder).resolve() / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    return images
+
+
+def _dataset(rows: Iterable[Mapping[str, str]]) -> Dataset:
+    """A dataset in memory, in no cache, that refers to its pictures; what a row lacks is ""."""
+    rows = list(rows)
+    columns = dict.fromkeys([*SCHEMA, *(column for row in rows for column in row)])
+    features = Features({column: Image() if column == "image" else Value("string") for column in columns})
+    return Dataset.from_dict({c: [row.get(c, "") for row in rows] for c in columns}, features=features)
+
+
+def _corpus(split: Dataset) -> dict[str, str]:
+    return dict(zip(split["image_id"], paths(split), strict=True))
+
+
+def _card(collection: Collection) -> Iterator[str]:
+    yield f"# {collection.name}\n\nLicence: {collection.licence}\n"
+    yield "| split | pictures | queries |\n|---|---|---|"
+    for name, split in collection.splits.items():
+        yield f"| {name} | {len(split):,} | {len(collection.truth[name].queries):,} |"
+    for name, truth in collection.truth.items():
+        slices = ", ".join(f"{slice_} ({len(queries):,})" for slice_, queries in truth.slices.items())
+        yield f"\nSlices of the {name} queries: {slices}."
+    others = [column for column in collection.splits["train"].column_names if column not in SCHEMA]
+    yield f"\nColumns: {', '.join([*SCHEMA, *others])}."
+    for column in others:
+        values = sorted({value for split in collection.splits.values() for value in split[column] if value})
+        if 0 < len(values) <= 20:
+            yield f"\n{column}: {', '.join(values)}."

@@ -1,0 +1,247 @@
+"""Pictures with text in a folder of the reader's own: all of it is checked before anything is written."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+from PIL import Image
+
+from mmhelpers.pictures import MAX_PIXELS, fingerprint, in_threads, load_picture
+
+N_LISTED = 50
+RESERVED = {"image", "spec"}  # the schema of mmhelpers.data fills these
+Entry = tuple[int, dict]  # row number and its columns
+
+
+class DataError(ValueError):
+    """Data that cannot be used; `problems` has a line for each thing that is wrong."""
+
+    def __init__(self, where: Path | str, problems: list[str]) -> None:
+        self.problems = problems
+        count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
+        more = [f"and {len(problems) - N_LISTED:,} more"] if len(problems) > N_LISTED else []
+        lines = [f"{count} in {where}, so it was not used:", *problems[:N_LISTED], *more]
+        super().__init__("\n  ".join(lines))
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row that was checked: `extra` holds its other columns, `content` is equal for equal pixels."""
+
+    number: int
+    path: Path
+    image_id: str
+    text: str
+    extra: dict[str, str]
+    fingerprint: np.ndarray
+    content: str
+
+
+class _Report:
+    """What is wrong, by row; row 0 is the metadata file as a whole."""
+
+    def __init__(self, metadata: Path) -> None:
+        self.metadata, self.found = metadata, []
+
+    def add(self, row: int, what: str, name: object = None) -> None:
+        where = [self.metadata.name, *([f"row {row}"] if row else []), *([f"({name})"] if name else [])]
+        self.found.append((row, f"{' '.join(where)}: {what}"))
+
+    def stop_if_any(self) -> None:
+        if self.found:
+            in_order = sorted(self.found, key=lambda found: found[0])
+            raise DataError(self.metadata.parent, [line for _, line in in_order])
+
+
+def read_folder(source: Path | str) -> list[Row]:
+    """Read and check a folder of pictures with `metadata.jsonl` or `metadata.csv`.
+
+    The metadata has `file_name` (relative to the folder), `text`, and optionally a unique `image_id` (else
+    file_name serves); other columns are kept as text with their row. Every picture is decoded.
+
+    Raises: DataError with everything that is wrong, by row. No row is ever left out silently.
+    """
+    root = Path(source)
+    report = _Report(_metadata_file(root))
+    entries = _entries(report)
+    if any(row == 0 for row, _ in report.found):
+        report.stop_if_any()  # without its columns, every row would only repeat the problem
+    checked = [(row, entry) for row, entry in entries if _is_good(root, row, entry, report)]
+    _check_unique(entries, report)
+    paths = [root / PurePosixPath(entry["file_name"]) for _, entry in checked]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd tags; its size limit is above ours
+        looks = list(in_threads(_look, paths, "checking pictures"))
+    rows = []
+    for (row, entry), path, look in zip(checked, paths, looks, strict=True):
+        if isinstance(look, str):
+            report.add(row, look, entry["file_name"])
+        else:
+            extra = {k: _as_text(v) for k, v in entry.items() if k not in ("file_name", "image_id", "text")}
+            image_id = entry.get("image_id", entry["file_name"])
+            rows.append(Row(row, path, image_id, entry["text"], extra, *look))
+    report.stop_if_any()
+    return rows
+
+
+def _metadata_file(root: Path) -> Path:
+    if not root.is_dir():
+        raise DataError(root.absolute(), ["there is no such folder; check DATA"])
+    names = [name for name in ("metadata.jsonl", "metadata.csv") if os.path.lexists(root / name)]
+    if len(names) == 1 and (root / names[0]).is_file() and not (root / names[0]).is_symlink():
+        return root / names[0]
+    if not names:
+        what = "there is no metadata.jsonl or metadata.csv; write one with file_name and text a picture"
+    elif len(names) == 2:
+        what = "there are both metadata.jsonl and metadata.csv; keep one of them"
+    else:
+        what = f"{names[0]} is a symbolic link or not a file; put the file itself there"
+    raise DataError(root, [what])
+
+
+def _entries(report: _Report) -> list[Entry]:
+    raw = report.metadata.read_bytes()
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        report.add(0, "is UTF-16; save it as UTF-8 (in Excel: 'CSV UTF-8')")
+        return []
+    parse = _jsonl if report.metadata.suffix == ".jsonl" else _csv
+    entries = list(parse(raw.removeprefix(b"\xef\xbb\xbf"), report))
+    columns = list(dict.fromkeys(column for _, entry in entries for column in entry))
+    if not entries and not report.found:
+        report.add(0, "has no rows; write one for every picture, with file_name and text")
+    for column in ("file_name", "text"):
+        if entries and column not in columns:
+            report.add(0, f"has no column {column!r}; its columns are {', '.join(map(repr, columns))}")
+    for column in sorted(RESERVED.intersection(columns)):
+        report.add(0, f"has a column {column!r}, a name that is taken; rename the column")
+    return entries
+
+
+def _jsonl(raw: bytes, report: _Report) -> Iterator[Entry]:
+    for row, line in enumerate(raw.split(b"\n"), 1):  # not splitlines: texts may hold other line ends
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            report.add(row, "is not UTF-8; save the file as UTF-8")
+        except (ValueError, RecursionError) as error:
+            report.add(row, f"is not JSON ({error}); write one object {{...}} a line")
+        else:
+            if isinstance(entry, dict):
+                yield row, entry
+            else:
+                report.add(row, "is JSON but not an object; write one object {...} a line")
+
+
+def _csv(raw: bytes, report: _Report) -> Iterator[Entry]:
+    """Rows are counted as a spreadsheet shows them: the header is row 1."""
+    try:
+        reader = csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), strict=True)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        report.add(0, f"is not UTF-8 from line {line} on; save it as UTF-8 (in Excel: 'CSV UTF-8')")
+        return
+    header, row = None, 0
+    while True:
+        row += 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            report.add(row, f"is not CSV ({error}); check its quotation marks")
+            continue
+        if header is None:
+            header = cells
+            if len(set(header)) < len(header):
+                report.add(0, f"names a column twice; rename one: {', '.join(map(repr, header))}")
+        elif cells and len(cells) != len(header):
+            report.add(row, f"has {len(cells)} cells, the header {len(header)}; quote cells with commas")
+        elif cells:
+            yield row, dict(zip(header, cells, strict=True))
+
+
+def _is_good(root: Path, row: int, entry: dict, report: _Report) -> bool:
+    """Whether the fields of a row can be used; what is wrong goes into the report."""
+    before, name, text = len(report.found), entry.get("file_name"), entry.get("text")
+    try:
+        json.dumps(entry, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        report.add(row, "holds half a character (a lone surrogate); write it anew", ascii(name))
+        return False
+    if not _has_ink(name):
+        report.add(row, f"file_name must be the path of a picture, not {name!r}")
+    elif problem := _path_problem(root, name):
+        report.add(row, problem, name)
+    if not _has_ink(text):
+        report.add(row, f"text must say something, not {text!r}; write what the picture shows", name)
+    if not _has_ink(entry.get("image_id", "none given")):
+        report.add(row, f"image_id must be a string, not {entry['image_id']!r}", name)
+    return len(report.found) == before
+
+
+def _has_ink(value: object) -> bool:
+    """Not only spaces, byte order marks and other signs that nobody sees."""
+    return isinstance(value, str) and any(sign.isprintable() and not sign.isspace() for sign in value)
+
+
+def _path_problem(root: Path, name: str) -> str | None:
+    parts = PurePosixPath(name).parts
+    if "\\" in name:
+        return "file_name has a backslash; write the path with /"
+    if name.startswith("/") or PureWindowsPath(name).drive:
+        return "file_name is an absolute path; write it relative to the folder"
+    if ".." in parts:
+        return "file_name leaves the folder; put the picture inside and write its path without .."
+    path = root
+    try:
+        for part in parts:
+            path = path / part
+            if path.is_symlink():
+                return f"{part} is a symbolic link; put the file itself into the folder"
+        if not path.exists():
+            return "the picture is missing; add it or correct file_name"
+        if not path.is_file():
+            return "file_name is not a file; name a picture"
+        if not path.resolve().is_relative_to(root.resolve()):  # Windows has junctions beside symbolic links
+            return "file_name leaves the folder; put the file itself into the folder"
+    except (OSError, ValueError) as error:
+        return f"file_name cannot be looked up ({error}); rename the picture"
+    return None
+
+
+def _check_unique(entries: list[Entry], report: _Report) -> None:
+    for column in ("file_name", "image_id") if any("image_id" in e for _, e in entries) else ("file_name",):
+        first: dict[str, int] = {}
+        for row, entry in entries:
+            if _has_ink(value := entry.get(column, entry.get("file_name"))):
+                key = str(PurePosixPath(value)) if column == "file_name" else value
+                if first.setdefault(key, row) != row:
+                    report.add(row, f"{column} is that of row {first[key]} too; each needs its own", value)
+
+
+def _look(path: Path) -> tuple[np.ndarray, str] | str:
+    """Fingerprint and content of a picture, or what is wrong with it."""
+    try:
+        picture, _ = load_picture(path)
+    except Image.DecompressionBombError:
+        return f"the picture is gigantic, the limit is {MAX_PIXELS // 10**6} million pixels; reduce it"
+    except Exception as error:  # decoders raise nearly anything for damaged files
+        why = str(error).replace(repr(str(path)), "it") or type(error).__name__
+        return f"the picture cannot be used ({why}); repair or replace it"
+    digest = hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16)
+    return fingerprint(picture), digest.hexdigest()
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)

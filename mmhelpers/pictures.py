@@ -1,0 +1,108 @@
+"""Reading any picture the same way, and telling which ones look alike."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+from tqdm import tqdm
+
+MAX_PIXELS = 50_000_000  # a larger file is a mistake or a decompression bomb
+LONGEST_SIDE = 1024  # pixels; no model here looks closer
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}  # formats that are copied as they are
+
+
+def in_threads(function: Callable[[Any], Any], items: Sequence[Any], what: str) -> Iterator[Any]:
+    """Results of `function` in order, with a text progress bar; Pillow decodes outside Python's lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from tqdm(pool.map(function, items), what, len(items), ascii=True, mininterval=1, leave=False)
+
+
+def load_picture(path: Path | str) -> tuple[Image.Image, str | None]:
+    """Read a picture as the course uses it: RGB, upright, no side above LONGEST_SIDE, the first frame.
+
+    What is transparent turns white; 16-bit and float greys are stretched from their own range to 0..255.
+
+    Returns: the picture, and a suffix for its file if that file is already like this, else None.
+    Raises: ValueError above MAX_PIXELS; for a damaged file whatever its decoder raises.
+    """
+    with Image.open(path, formats=FORMATS) as image:  # named formats only: EPS would start Ghostscript
+        if image.width * image.height > MAX_PIXELS:
+            given = f"{image.width} x {image.height} pixels"
+            raise ValueError(f"gigantic: {given}, the limit is {MAX_PIXELS // 10**6} million")
+        size = image.size
+        image.draft(None, (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))  # large JPEGs: eight times as fast
+        image.load()
+        as_it_is = (
+            (image.mode, image.format in KEPT, image.has_transparency_data) == ("RGB", True, False)
+            and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            and getattr(image, "n_frames", 1) == 1
+            and max(size) <= LONGEST_SIDE
+        )
+        picture = ImageOps.exif_transpose(image)
+    if picture.mode[0] in "IF":
+        values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0, neginf=0)
+        values -= values.min()
+        picture = Image.fromarray((values * (255 / (values.max() or 1))).astype(np.uint8))
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    picture = picture.convert("RGB")
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return picture, KEPT[image.format] if as_it_is else None
+
+
+def store_picture(path: Path, target: Path) -> Path:
+    """Copy a picture to `target`, encoded anew only if `load_picture` had to change it.
+
+    Args:
+        target: without a suffix.
+    Returns: the file that was written.
+    """
+    picture, suffix = load_picture(path)
+    if suffix:
+        return Path(shutil.copyfile(path, target.with_name(target.name + suffix)))
+    lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
+    file = target.with_name(target.name + (".jpg" if lossy else ".png"))
+    picture.save(file, icc_profile=None, **({"quality": 95, "subsampling": 0} if lossy else {}))
+    return file
+
+
+def fingerprint(picture: Image.Image) -> np.ndarray:
+    """512 bits, uint64 of shape (8,), of which few differ between pictures that look alike.
+
+    128 bits are a difference hash: is a cell of the grey 9 x 9 thumbnail brighter than the one before it,
+    the one above it (Krawetz, "Kind of like that", 2013). That is blind to colour, so 384 bits say which
+    of 8 levels the mean red, green and blue of 4 x 4 cells reach. Every cell has levels of its own, so
+    that a slight change of a large even area crosses few of them.
+    """
+    grey = np.asarray(picture.convert("L").resize((9, 9), Image.Resampling.BOX), dtype=np.int16)
+    across, down = np.diff(grey, axis=1)[:8] > 1, np.diff(grey, axis=0)[:, :8] > 1  # 1 is JPEG noise
+    mean = np.asarray(picture.convert("RGB").resize((4, 4), Image.Resampling.BOX)).reshape(16, 3, 1)
+    colour = mean > np.arange(0, 256, 32) + np.arange(0, 32, 2).reshape(16, 1, 1)
+    return np.packbits(np.concatenate([across, down, colour], axis=None)).view(np.uint64)
+
+
+def close_pairs(left: np.ndarray, right: np.ndarray, max_distance: int) -> np.ndarray:
+    """Pairs of fingerprints that differ in at most `max_distance` of their bits.
+
+    Args:
+        left, right: fingerprints, uint64 of shapes (n, 8) and (m, 8).
+    Returns: int64 of shape (pairs, 3): row in left, row in right, distance.
+    """
+    found, words = [np.empty((0, 3), dtype=np.int64)], np.ascontiguousarray(right.T)
+    for start in range(0, len(left), 64):
+        rows = left[start : start + 64]
+        distance = np.zeros((len(rows), len(right)), dtype=np.uint16)
+        for mine, others in zip(rows.T, words, strict=True):
+            distance += np.bitwise_count(mine[:, None] ^ others)
+        i, j = np.nonzero(distance <= max_distance)
+        found.append(np.column_stack([i + start, j, distance[i, j]]))
+    return np.concatenate(found)
