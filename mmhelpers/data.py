@@ -22,13 +22,12 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
 from mmhelpers.catalogue import shop
 from mmhelpers.catalogue.draw import draw
 from mmhelpers.catalogue.spec import Scene
 from mmhelpers.folder import DataError, Row, read_folder
-from mmhelpers.pictures import close_pairs, fingerprint, in_threads, load_picture, store_picture
+from mmhelpers.pictures import close_pairs, fingerprint, in_threads, load_picture, store_picture, text_bar
 from mmhelpers.profiles import CATALOGUE, Profile
 
 SPLITS = ("train", "validation", "test")
@@ -116,9 +115,12 @@ def from_catalogue(profile: Profile, folder: Path) -> Collection:
     pictures = [picture for split in SPLITS for picture in stock.pictures[split]]
     files = {p.image_id: str(_images(folder) / f"{p.image_id}.png") for p in pictures}
     jobs = [(p.scene.to_json(), profile.image_size, p.seed, files[p.image_id]) for p in pictures]
-    with ProcessPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        drawn = pool.map(_draw, jobs, chunksize=16)
-        for _ in tqdm(drawn, "drawing", len(jobs), ascii=True, mininterval=1, leave=False):
+    cores = min(8, os.cpu_count() or 1)
+    print(
+        f"Drawing {len(jobs):,} pictures, {profile.image_size} pixels a side, on {cores} cores.", flush=True
+    )
+    with ProcessPoolExecutor(cores) as pool:  # Pillow's drawing holds Python's lock, so no threads
+        for _ in text_bar(pool.map(_draw, jobs, chunksize=16), "drawing", len(jobs)):
             pass
     splits, truth = DatasetDict(), {}
     for split in SPLITS:
@@ -216,20 +218,16 @@ def _pair_truth(rows: Sequence[Row], corpus: dict[str, str]) -> Retrieval:
     for row in rows:
         for key in (("text", _text_key(row)), ("pixels", row.content)):
             same.setdefault(key, []).append(row.image_id)
-    ids = {f"q-{row.image_id}": row for row in rows}
-    answers = {q: same["text", _text_key(row)] + same["pixels", row.content] for q, row in ids.items()}
-    words = {q: len(row.text.split()) for q, row in ids.items()}
-    median = float(np.median(list(words.values())))
-    slices = {
-        "short text": [q for q, n in words.items() if n <= median],
-        "long text": [q for q, n in words.items() if n > median],
-    }
-    return Retrieval(
-        queries={q: row.text for q, row in ids.items()},
-        corpus=corpus,
-        qrels={q: dict.fromkeys(sorted(set(found)), 1) for q, found in answers.items()},
-        slices={name: members for name, members in slices.items() if members},
-    )
+    median = np.median([len(row.text.split()) for row in rows])
+    truth = Retrieval({}, corpus, {}, {})
+    for row in rows:
+        query = f"q-{row.image_id}"
+        truth.queries[query] = row.text
+        answers = {*same["text", _text_key(row)], *same["pixels", row.content]}
+        truth.qrels[query] = dict.fromkeys(sorted(answers), 1)
+        name = "short text" if len(row.text.split()) <= median else "long text"
+        truth.slices.setdefault(name, []).append(query)
+    return truth
 
 
 def save(collection: Collection, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,12 @@ KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}  # formats that are copi
 def in_threads(function: Callable[[Any], Any], items: Sequence[Any], what: str) -> Iterator[Any]:
     """Results of `function` in order, with a text progress bar; Pillow decodes outside Python's lock."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from tqdm(pool.map(function, items), what, len(items), ascii=True, mininterval=1, leave=False)
+        yield from text_bar(pool.map(function, items), what, len(items))
+
+
+def text_bar(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
+    """A progress bar on a terminal, and nothing where its repeated lines would be kept (in a notebook)."""
+    return iter(tqdm(items, what, total, ascii=True, leave=False, disable=None))
 
 
 def load_picture(path: Path | str) -> tuple[Image.Image, str | None]:

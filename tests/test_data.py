@@ -286,3 +286,10 @@ def test_real_samples(tmp_path: Path, name: str) -> None:
         assert all(row[column] == given[column] for column in given if column != "file_name")
         with Image.open(SAMPLES / name / row["image_id"]) as image:
             assert image.size == row["image"].size
+
+
+def test_data_card_gives_the_sizes_of_the_profiles() -> None:
+    card = (Path(__file__).resolve().parents[1] / "data" / "README.md").read_text(encoding="utf-8")
+    for p in PROFILES.values():
+        assert f"| {p.name} | {p.n_train:,} | {p.n_validation:,} | {p.n_test:,} | {p.image_size} px |" in card
+    assert all(str(number) in card for number in data.MIN_ROWS.values())
