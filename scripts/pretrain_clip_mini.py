@@ -26,111 +26,33 @@ import math
 import os
 import random
 import time
-from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
 import torch
+from generic_pictures import (
+    GRID,
+    IGNORE,
+    ITEM_WIDTHS,
+    PATCH,
+    SCENE_WIDTHS,
+    SIZE,
+    Pictures,
+    draw_shard,
+    to_pixels,
+    write_atomically,
+)
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from mmhelpers.catalogue import shop
-from mmhelpers.catalogue.draw import draw_with_regions
 from mmhelpers.catalogue.language import generic_caption
-from mmhelpers.catalogue.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, RELATIONS, Scene
+from mmhelpers.catalogue.spec import COLOURS, KINDS, PATTERNS
 
-SIZE, PATCH = 96, 12
-GRID = SIZE // PATCH
-VARIATION = 1.6  # how much wider than the shop (1.0) position, rotation, scale and light vary
 SHARD = 4096
 N_TEST = 1000
-MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
-STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-
-ITEM_CLASSES = (
-    ("kind", KINDS),
-    ("colour", tuple(COLOURS)),
-    ("pattern", (PLAIN, *PATTERNS)),
-    ("colour2", (None, *COLOURS)),
-    ("motif", (None, *MOTIFS)),
-)
-ITEM_WIDTHS = [len(values) for _, values in ITEM_CLASSES]
-SCENE_WIDTHS = [*ITEM_WIDTHS, *ITEM_WIDTHS, len(BACKDROPS), 1 + len(RELATIONS)]
-IGNORE = -100
-
-
-# ---------------------------------------------------------------- pictures
-
-
-def targets(scene: Scene) -> list[int]:
-    """The scene as class numbers: first product, second product (ignored if absent), backdrop, relation."""
-    rows: list[int] = []
-    for slot in range(2):
-        for name, values in ITEM_CLASSES:
-            present = slot < len(scene.items)
-            rows.append(values.index(getattr(scene.items[slot], name)) if present else IGNORE)
-    relation = 0 if scene.relation is None else 1 + RELATIONS.index(scene.relation)
-    return [*rows, BACKDROPS.index(scene.backdrop), relation]
-
-
-def draw_one(job: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, str]:
-    """Picture, patch-wise item number (0 none, 1, 2) and spec of the picture `index` of stream `seed`."""
-    seed, index = job
-    scene = shop.random_scene(random.Random(f"pretrain-{seed}-{index}"))
-    image, regions = draw_with_regions(scene, SIZE, seed=index, variation=VARIATION)
-    owner = np.zeros((GRID, GRID), np.uint8)
-    best = np.full((GRID, GRID), 0.35)  # a patch belongs to an item that covers over a third of it
-    for number, region in enumerate(regions, 1):
-        cover = (np.asarray(region, np.float32) / 255).reshape(GRID, PATCH, GRID, PATCH).mean((1, 3))
-        owner[cover > best] = number
-        best = np.maximum(best, cover)
-    return np.asarray(image), owner, scene.to_json()
-
-
-def write_atomically(path: Path, write) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as handle:
-        write(handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
-
-
-def draw_shard(folder: Path, name: str, seed: int, start: int, count: int, workers: int) -> Path:
-    """Draw pictures start..start+count of a stream into one file, unless it is there already."""
-    path = folder / f"{name}.npz"
-    if not path.exists():
-        begin = time.time()
-        with Pool(workers) as pool:
-            rows = pool.map(draw_one, [(seed, i) for i in range(start, start + count)], chunksize=64)
-        images, owners, specs = zip(*rows, strict=True)
-        arrays = {"images": np.stack(images), "owners": np.stack(owners), "specs": np.array(specs)}
-        write_atomically(path, lambda handle: np.savez(handle, **arrays))
-        print(f"{name}: {count} pictures, {count / (time.time() - begin):.0f} a second", flush=True)
-    return path
-
-
-class Pictures:
-    """All shards in memory: images uint8 [n, 96, 96, 3], owners uint8 [n, 8, 8], scenes, labels [n, 12]."""
-
-    def __init__(self, paths: list[Path], exclude: set[str] = frozenset()) -> None:
-        shards = [np.load(path) for path in paths]
-        specs = np.concatenate([shard["specs"] for shard in shards])
-        keep = np.array([spec not in exclude for spec in specs])
-        self.specs = specs[keep]
-        self.images = np.concatenate([shard["images"] for shard in shards])[keep]
-        self.owners = np.concatenate([shard["owners"] for shard in shards])[keep]
-        self.scenes = [Scene.from_json(str(spec)) for spec in self.specs]
-        self.labels = np.array([targets(scene) for scene in self.scenes])
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-
-def to_pixels(images: np.ndarray) -> torch.Tensor:
-    """uint8 [n, h, w, 3] to normalised float [n, 3, h, w]."""
-    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+TO_IMAGE, TO_TEXT = "text_to_image", "image_to_text"
 
 
 # ---------------------------------------------------------------- model
@@ -288,7 +210,7 @@ def evaluate(model: CLIPModel, pictures: Pictures, tokenizer) -> dict[str, float
     scores = F.normalize(torch.cat(texts), dim=1) @ F.normalize(torch.cat(images), dim=1).T
     model.train()
     found: dict[str, float] = {}
-    for direction, table in (("text_to_image", scores), ("image_to_text", scores.T)):
+    for direction, table in ((TO_IMAGE, scores), (TO_TEXT, scores.T)):
         rank = (table >= table.diagonal()[:, None]).sum(1) - 1  # a tie counts against us
         found |= {f"{direction}_recall@{k}": (rank < k).float().mean().item() for k in (1, 5, 10)}
     return found
@@ -369,6 +291,12 @@ def export(args: argparse.Namespace, work: Path, target: Path) -> None:
     facts = {"parameters": model.num_parameters(), "views": state["seen"], "pictures": drawn}
     facts["seed"] = args.seed
     (target / "pretraining.json").write_text(json.dumps({**facts, "test": numbers}, indent=2) + "\n")
+    sizes = {"vocabulary": len(tokenizer), "n_test": len(test), "chance": 1 / len(test)}
+    sizes |= {"kinds": len(KINDS), "colours": len(COLOURS), "patterns": len(PATTERNS)}
+    ways = [(way, k) for way in (TO_IMAGE, TO_TEXT) for k in (1, 5, 10)]
+    recalls = {f"{way[0]}{k}": numbers[f"{way}_recall@{k}"] for way, k in ways}
+    card = Path(__file__).with_name("clip_mini_card.md").read_text(encoding="utf-8")
+    (target / "README.md").write_text(card.format(**facts, **sizes, **recalls), encoding="utf-8")
     print(json.dumps({**facts, **numbers}, indent=2))
 
 
@@ -377,7 +305,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
     parser.add_argument("--target", type=Path, default=Path("mmhelpers/clip_mini"), help="where to export")
     parser.add_argument("--pictures", type=int, default=98_304, help="different pictures to draw")
-    parser.add_argument("--seen", type=int, default=220_000, help="pictures seen in training")
+    parser.add_argument("--seen", type=int, default=132_000, help="pictures seen in training")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

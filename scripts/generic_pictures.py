@@ -1,0 +1,105 @@
+"""Generic pictures for pretraining clip-mini: drawn from random specs, with labels for towers and patches."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from multiprocessing import Pool
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from mmhelpers.catalogue import shop
+from mmhelpers.catalogue.draw import draw_with_regions
+from mmhelpers.catalogue.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, RELATIONS, Scene
+
+SIZE, PATCH = 96, 12
+GRID = SIZE // PATCH
+VARIATION = 1.6  # how much wider than the shop (1.0) position, rotation, scale and light vary
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+
+ITEM_CLASSES = (
+    ("kind", KINDS),
+    ("colour", tuple(COLOURS)),
+    ("pattern", (PLAIN, *PATTERNS)),
+    ("colour2", (None, *COLOURS)),
+    ("motif", (None, *MOTIFS)),
+)
+ITEM_WIDTHS = [len(values) for _, values in ITEM_CLASSES]
+SCENE_WIDTHS = [*ITEM_WIDTHS, *ITEM_WIDTHS, len(BACKDROPS), 1 + len(RELATIONS)]
+IGNORE = -100
+
+
+def targets(scene: Scene) -> list[int]:
+    """The scene as class numbers: first product, second product (ignored if absent), backdrop, relation."""
+    rows: list[int] = []
+    for slot in range(2):
+        for name, values in ITEM_CLASSES:
+            present = slot < len(scene.items)
+            rows.append(values.index(getattr(scene.items[slot], name)) if present else IGNORE)
+    relation = 0 if scene.relation is None else 1 + RELATIONS.index(scene.relation)
+    return [*rows, BACKDROPS.index(scene.backdrop), relation]
+
+
+def draw_one(job: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, str]:
+    """Picture, patch-wise item number (0 none, 1, 2) and spec of the picture `index` of stream `seed`."""
+    seed, index = job
+    scene = shop.random_scene(random.Random(f"pretrain-{seed}-{index}"))
+    image, regions = draw_with_regions(scene, SIZE, seed=index, variation=VARIATION)
+    owner = np.zeros((GRID, GRID), np.uint8)
+    best = np.full((GRID, GRID), 0.35)  # a patch belongs to an item that covers over a third of it
+    for number, region in enumerate(regions, 1):
+        cover = (np.asarray(region, np.float32) / 255).reshape(GRID, PATCH, GRID, PATCH).mean((1, 3))
+        owner[cover > best] = number
+        best = np.maximum(best, cover)
+    return np.asarray(image), owner, scene.to_json()
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as handle:
+        write(handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def draw_shard(folder: Path, name: str, seed: int, start: int, count: int, workers: int) -> Path:
+    """Draw pictures start..start+count of a stream into one file, unless it is there already."""
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        begin = time.time()
+        with Pool(workers) as pool:
+            rows = pool.map(draw_one, [(seed, i) for i in range(start, start + count)], chunksize=64)
+        images, owners, specs = zip(*rows, strict=True)
+        arrays = {"images": np.stack(images), "owners": np.stack(owners), "specs": np.array(specs)}
+        write_atomically(path, lambda handle: np.savez(handle, **arrays))
+        print(f"{name}: {count} pictures, {count / (time.time() - begin):.0f} a second", flush=True)
+    return path
+
+
+class Pictures:
+    """All shards in memory: images uint8 [n, 96, 96, 3], owners uint8 [n, 8, 8], scenes, labels [n, 12]."""
+
+    def __init__(self, paths: list[Path], exclude: set[str] = frozenset()) -> None:
+        shards = [np.load(path) for path in paths]
+        specs = np.concatenate([shard["specs"] for shard in shards])
+        keep = np.array([spec not in exclude for spec in specs])
+        self.specs = specs[keep]
+        self.images = np.concatenate([shard["images"] for shard in shards])[keep]
+        self.owners = np.concatenate([shard["owners"] for shard in shards])[keep]
+        self.scenes = [Scene.from_json(str(spec)) for spec in self.specs]
+        self.labels = np.array([targets(scene) for scene in self.scenes])
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """uint8 [n, h, w, 3] to normalised float [n, 3, h, w]."""
+    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
