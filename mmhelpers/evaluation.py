@@ -191,7 +191,7 @@ class Scoreboard:
             train_seconds: training time of this stage's model, all stages before it included.
 
         Returns:
-            The rows of this stage on the whole split.
+            This stage on the whole split: a row a metric, with value, low, high and n_queries.
         """
         if stage not in STAGES:
             raise ValueError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}")
@@ -212,7 +212,8 @@ class Scoreboard:
         rows = sorted(others + new, key=lambda row: (row["split"], STAGES.index(row["stage"])))
         lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         _write(self.path, f"[\n{lines}\n]\n")
-        return pd.DataFrame([row for row in new if row["slice"] == "all"])
+        whole = pd.DataFrame([row for row in new if row["slice"] == "all"])
+        return whole.set_index("metric")[["value", "low", "high", "n_queries"]]
 
 
 def results_table(rows: Iterable[Mapping[str, Any]], split: str = "test") -> str:

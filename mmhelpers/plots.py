@@ -21,10 +21,11 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
 Picture = str | Path | Image.Image
+Answers = Sequence[tuple[Picture, int | float | str | None]]  # pictures with a grade, a score, a word
 
 # Okabe and Ito (2008), "Color universal design".
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#7F7F7F"
+SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#7F7F7F"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY)
 STAGE_COLOURS = {
     "zero-shot": GREY, "finetuned": BLUE, "longer": SKY, "hard-negatives": ORANGE, "reranked": GREEN,
@@ -58,11 +59,7 @@ def gallery(
     return figure
 
 
-def retrieval_gallery(
-    rows: Sequence[tuple[str, Sequence[tuple[Picture, int | float | str | None]]]],
-    title: str = "",
-    top_grade: int = 3,
-) -> Figure:
+def retrieval_gallery(rows: Sequence[tuple[str, Answers]], title: str = "", top_grade: int = 3) -> Figure:
     """One query a row: its text, then its answers from left to right, framed by grade.
 
     Args:
@@ -167,11 +164,7 @@ def slices(frame: pd.DataFrame, metric: str = "ndcg@10", split: str = "test", ti
 
 
 def curve(
-    series: Mapping[str, Sequence[Sequence[float]]],
-    xlabel: str,
-    ylabel: str,
-    title: str = "",
-    log_x: bool = False,
+    series: Mapping[str, Sequence], xlabel: str, ylabel: str, title: str = "", log_x: bool = False
 ) -> Figure:
     """Lines with markers: learning curves, or quality against depth or milliseconds.
 

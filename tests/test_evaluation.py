@@ -307,7 +307,7 @@ def test_scoreboard_rows_details_and_replacement(truth: Truth, tmp_path: Path) -
     board.add("finetuned", "test", run_of("abcd", "cabd"), truth, train_seconds=60, seed=3)
     first = board.add("zero-shot", "test", run_of("dcba", "dbac"), truth)
     board.add("finetuned", "validation", run_of("abcd", "abcd"), truth)
-    assert first["slice"].unique().tolist() == ["all"] and len(first) == len(evaluation.METRICS)
+    assert list(first.index) == list(evaluation.METRICS) and first.loc["ndcg@10", "n_queries"] == 2
     rows = json.loads(board.path.read_text())
     assert all(tuple(row) == evaluation.COLUMNS for row in rows)
     assert len(rows) == 3 * 2 * 5, "the empty slice has no rows"
