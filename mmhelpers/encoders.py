@@ -240,7 +240,10 @@ def _pixels(
                 yield np.ascontiguousarray(row)
 
     if folder is None:
-        return np.stack(list(rows()))
+        array = np.empty((len(names), *shape), np.uint8)
+        for index, row in enumerate(rows()):
+            array[index] = row
+        return array
     stamps = [(name, (stat := os.stat(name)).st_size, stat.st_mtime_ns) for name in names]
     key = hashlib.sha256(json.dumps([settings, stamps], sort_keys=True).encode()).hexdigest()[:16]
     target = Path(folder) / f"pixels-{key}.u8"
