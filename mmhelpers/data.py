@@ -242,20 +242,14 @@ def save(collection: Collection, folder: Path) -> None:
         table = split.remove_columns("image").add_column("file_name", [f"images/{n}" for n in names])
         pq.write_table(table.with_format("arrow")[:], images.parent / f"{name}.parquet")
     about = {"name": collection.name, "licence": collection.licence, "has_specs": collection.has_specs}
-    about["truth"] = {
-        split: {"queries": truth.queries, "qrels": truth.qrels, "slices": truth.slices}
-        for split, truth in collection.truth.items()
-    }
-    text = json.dumps(about, ensure_ascii=False, indent=1)
-    (images.parent / "collection.json").write_text(text, encoding="utf-8")
+    kept = ("queries", "qrels", "slices")  # the corpus is the split
+    about["truth"] = {s: {name: getattr(t, name) for name in kept} for s, t in collection.truth.items()}
+    (images.parent / "collection.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
     (images.parent / "README.md").write_text("\n".join(_card(collection)), encoding="utf-8")
 
 
 def load(folder: Path) -> Collection:
-    """Read what `save` wrote, wherever the folder lies now.
-
-    Raises: DataError where pictures are gone.
-    """
+    """Read what `save` wrote, wherever the folder lies now; a DataError names pictures that are gone."""
     folder = Path(folder).resolve()
     about = json.loads((folder / "collection.json").read_text(encoding="utf-8"))
     there, gone, splits = {f"images/{name}" for name in os.listdir(folder / "images")}, [], DatasetDict()
