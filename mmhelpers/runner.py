@@ -12,9 +12,12 @@ data, or an artefact that it read or wrote has changed.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -139,8 +142,10 @@ class Run:
             notebook,
             kernel_manager_class=_ThisPython,
             timeout=None,
+            startup_timeout=300,  # a laptop that is busy with something else
             coalesce_streams=True,
             resources={"metadata": {"path": str(path.parent)}},
+            on_notebook_start=_keep_signals,
             on_cell_start=progress.start,
             on_cell_executed=progress.executed,
         )
@@ -149,6 +154,9 @@ class Run:
         except (CellExecutionError, DeadKernelError) as error:
             write_atomically(failed, nbformat.writes(notebook))
             raise NotebookFailed(progress.failure(notebook, error, failed)) from error
+        except KeyboardInterrupt:
+            client.shutdown_kernel = "immediate"  # or our exit waits for the cell
+            raise
         used = set(log.read_text(encoding="utf-8").split()) if log.is_file() else set()
         log.unlink(missing_ok=True)
         failed.unlink(missing_ok=True)
@@ -190,6 +198,13 @@ class Run:
             MPLBACKEND="module://matplotlib_inline.backend_inline",
             TOKENIZERS_PARALLELISM="false",  # or a forked worker warns in the middle of a lesson
         )
+
+
+def _keep_signals(notebook: NotebookNode) -> None:
+    """Hook of nbclient: Ctrl-C interrupts us, as ever; nbclient would have it look like a dead kernel."""
+    with contextlib.suppress(RuntimeError):  # not the main thread, or Windows: it has taken no signals
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
 
 
 def run(job: Run, only: list[str] | None = None) -> int:
