@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from mmhelpers.catalogue import shop
+from mmhelpers.catalogue import Wanted, shop
 from mmhelpers.catalogue.draw import draw_with_regions
 from mmhelpers.catalogue.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, RELATIONS, Scene
 
@@ -44,6 +44,22 @@ def targets(scene: Scene) -> list[int]:
             rows.append(values.index(getattr(scene.items[slot], name)) if present else IGNORE)
     relation = 0 if scene.relation is None else 1 + RELATIONS.index(scene.relation)
     return [*rows, BACKDROPS.index(scene.backdrop), relation]
+
+
+def stated(wanted: Wanted, scene: Scene) -> list[int]:
+    """The class numbers that an open query names, IGNORE for the rest.
+
+    A query for one of two products names none: it does not say which of them it means.
+    """
+    rows = [IGNORE] * len(SCENE_WIDTHS)
+    if len(wanted.items) < len(scene.items):
+        return rows
+    known = targets(scene)
+    for slot, item in enumerate(wanted.items):
+        said = (len(item.kinds) == 1, item.colour, item.pattern, item.colour2, item.motif)
+        for column, named in enumerate(said, slot * len(ITEM_CLASSES)):
+            rows[column] = known[column] if named else IGNORE
+    return rows
 
 
 def draw_one(job: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, str]:

@@ -267,9 +267,18 @@ def house_caption(scene: Scene | Wanted, rng: random.Random) -> str:
     return _Speaker(rng, CAPTION_JARGON, _LABEL, rng.random() < FILLER_SHARE).say(wanted)
 
 
+def generic_query(wanted: Wanted, rng: random.Random) -> str:
+    """What somebody types in common English to find `wanted`."""
+    return _query(wanted, rng, {})
+
+
 def house_query(wanted: Wanted, rng: random.Random) -> str:
     """What a shopper who has picked up the shop's words types to find `wanted`."""
-    text = _Speaker(rng, QUERY_JARGON, _ASKING).say(wanted)
+    return _query(wanted, rng, QUERY_JARGON)
+
+
+def _query(wanted: Wanted, rng: random.Random, jargon: Mapping[str, float]) -> str:
+    text = _Speaker(rng, jargon, _ASKING).say(wanted)
     left_open = [name for name in ("colour", "pattern") if getattr(wanted.items[0], name) is None]
     if len(wanted.items) == len(wanted.items[0].kinds) == 1 and left_open and rng.random() < 0.3:
         text += f", any {rng.choice(left_open)}"

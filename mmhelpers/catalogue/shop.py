@@ -184,21 +184,21 @@ class _Truth:
         return {image_id: g for image_id, g in sorted(grades) if g}
 
 
-def _open_wanted(scene: Scene, rng: random.Random) -> Wanted:
+def open_wanted(scene: Scene, rng: random.Random) -> Wanted:
     """One to three constraints that this picture meets: kinds or a department, and attributes."""
     if len(scene.items) == 2 and rng.random() < 0.3:
         return leave_out(replace(Wanted.of(scene, backdrop=False), relation=None), rng)
     item = rng.choice(scene.items)
     named = [n for n in ("colour", "pattern", "motif") if getattr(item, n) not in (None, PLAIN)]
-    chosen = {name: getattr(item, name) for name in rng.sample(named, min(len(named), rng.choice((1, 1, 2))))}
+    chosen = {name: getattr(item, name) for name in rng.sample(named, min(len(named), rng.choice((1, 2, 2))))}
     if "pattern" in chosen and rng.random() < 0.3:
         chosen["colour2"] = item.colour2
     form = rng.random()
-    if form < 0.5:
+    if form < 0.4:
         category, kinds = next((name, kinds) for name, (kinds, _) in CATEGORIES.items() if item.kind in kinds)
         wanted = WantedItem(kinds, category, **chosen)
     else:
-        wanted = WantedItem((item.kind,) if form < 0.8 else (), **chosen)
+        wanted = WantedItem((item.kind,) if form < 0.85 else (), **chosen)
     return Wanted((wanted,), graded=False)
 
 
@@ -234,7 +234,7 @@ def _one_query(
 ) -> tuple[Wanted, str, dict[str, int]]:
     for scene in itertools.islice((picture.scene for picture in turn), 1000):
         exact = kind != "underspecified"
-        wanted = Wanted.of(scene, backdrop=rng.random() < 1 / 3) if exact else _open_wanted(scene, rng)
+        wanted = Wanted.of(scene, backdrop=rng.random() < 1 / 3) if exact else open_wanted(scene, rng)
         text, qrels = house_query(wanted, rng), truth.qrels(wanted)
         if text not in taken and (exact or ANSWERS[0] <= len(qrels) <= ANSWERS[1]):
             return wanted, text, qrels
