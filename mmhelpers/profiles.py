@@ -26,7 +26,7 @@ class Profile:
     """The sizes of one run.
 
     Args:
-        base_model: folder or Hub id of the model that is finetuned.
+        base_model: folder or Hub id (with @revision where needed) of the model that is finetuned.
         image_size: side of the drawn pictures, pixels.
         n_train, n_validation, n_test: pictures in each split.
         n_queries, n_queries_validation, n_queries_train: shoppers' queries of each split.
@@ -91,20 +91,21 @@ PROFILES = {
     for profile in (
         Profile(
             name="smoke", base_model=str(CLIP_MINI), image_size=96,
-            n_train=160, n_validation=48, n_test=64, n_queries=40, n_queries_validation=20, n_queries_train=60,
-            batch_size=16, finetune_epochs=1, study_steps=4, hard_negative_epochs=1,
+            n_train=160, n_validation=48, n_test=64, n_queries=40, n_queries_validation=20,
+            n_queries_train=60, batch_size=16, finetune_epochs=1, study_steps=4, hard_negative_epochs=1,
             reranker_steps=6, candidates=10, seed=0, minutes=(0.3, 0.6, 0.6, 0.6, 0.6),
         ),
         Profile(
             name="laptop", base_model=str(CLIP_MINI), image_size=96,
-            n_train=5000, n_validation=500, n_test=1000, n_queries=1000, n_queries_validation=200, n_queries_train=2500,
-            batch_size=128, finetune_epochs=5, study_steps=40, hard_negative_epochs=2,
+            n_train=5000, n_validation=500, n_test=1000, n_queries=1000, n_queries_validation=200,
+            n_queries_train=2500, batch_size=128, finetune_epochs=5, study_steps=40, hard_negative_epochs=2,
             reranker_steps=400, candidates=30, seed=0, minutes=(1, 4, 4, 4, 2),
         ),
         Profile(
-            name="gpu", base_model="openai/clip-vit-base-patch32", image_size=224,
-            n_train=12000, n_validation=1000, n_test=2000, n_queries=2000, n_queries_validation=400, n_queries_train=6000,
-            batch_size=256, finetune_epochs=5, study_steps=80, hard_negative_epochs=2,
+            name="gpu", image_size=224,
+            base_model="openai/clip-vit-base-patch32@refs/pr/15",  # the pull request with its safetensors
+            n_train=12000, n_validation=1000, n_test=2000, n_queries=2000, n_queries_validation=400,
+            n_queries_train=6000, batch_size=256, finetune_epochs=5, study_steps=80, hard_negative_epochs=2,
             reranker_steps=1500, candidates=100, seed=0, minutes=(6, 12, 12, 12, 5),
         ),
     )
@@ -201,7 +202,7 @@ def _folder(value: str) -> Path | None:
 def _base_model(value: str) -> str:
     if (folder := _folder(value)) is not None:
         return str(folder)
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value):
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", value):
         return value
     raise ProfileError(
         f"MM_BASE_MODEL {value!r} is neither a folder nor a Hub id such as openai/clip-vit-base-patch32"
