@@ -1,0 +1,314 @@
+"""A cross-encoder for pictures: text tokens look at image patches and correct the retriever's score.
+
+Two towers squeeze a text and a picture into one vector each before they meet, and which colour belongs to
+which product is lost on the way. Here they meet token by patch. The towers are frozen, so their states are
+computed once per text and per picture and kept; scoring a pair then costs one small pass.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_model, save_model
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import InputModule, Transformer
+from sentence_transformers.cross_encoder.model_card import CrossEncoderModelCardData
+from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.util import batch_to_device
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from mmhelpers.fusion import Fusion, State, StateCache
+
+Picture = str | os.PathLike | Image.Image
+
+
+class FusionReranker(InputModule):
+    """Sentence Transformers module that scores pairs of a text and a picture with one logit.
+
+    Args:
+        towers: A CLIP- or SigLIP-style `Transformer` module; used as it is and frozen.
+        width, layers, heads, dropout: Size of the fusion transformer.
+        cache_bytes: States kept in memory, for texts and for pictures each.
+    """
+
+    config_file_name = "fusion_config.json"
+    config_keys = ["width", "layers", "heads", "dropout"]
+    weights_file_name = "fusion.safetensors"
+    tower_folder = "towers"
+
+    def __init__(
+        self,
+        towers: Transformer,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.1,
+        cache_bytes: int = 2 << 30,
+    ) -> None:
+        super().__init__()
+        self.width, self.layers, self.heads, self.dropout = width, layers, heads, dropout
+        self.towers = towers.requires_grad_(False).eval()
+        config, patches = towers.config, towers.model.vision_model.embeddings.num_positions
+        widths = config.text_config.hidden_size, config.vision_config.hidden_size
+        self.fusion = Fusion(*widths, patches, width, layers, heads, dropout)
+        self.texts, self.images = StateCache(cache_bytes), StateCache(cache_bytes)
+        self._stamp: tuple = ()
+        self._fingerprint = ""
+
+    @property
+    def modalities(self) -> list[str]:
+        return ["text", "image"]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.towers.tokenizer
+
+    def train(self, mode: bool = True) -> FusionReranker:
+        super().train(mode)
+        self.towers.eval()
+        return self
+
+    def preprocess(
+        self, inputs: Sequence[tuple[str, Picture]] | Sequence[str], prompt: str | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Pairs -> their tower states, each text and picture once, from the cache where it has them.
+
+        Args:
+            inputs: (text, image path or PIL image) pairs. Texts alone, which the trainer passes to count
+                tokens for the model card, are only tokenised.
+            prompt: Put before every text.
+
+        Returns:
+            text_states (texts, tokens, width), text_mask (texts, tokens), image_states (pictures, patches,
+            width), cosine (pairs,) of the retriever, text_index and image_index (pairs,).
+
+        Raises:
+            FileNotFoundError: An image path is not a file.
+            ValueError: A pair is not a text and a picture.
+        """
+        if isinstance(inputs[0], str):
+            return self.towers.preprocess(list(inputs), prompt=prompt)
+        for pair in inputs:
+            if len(pair) != 2 or not isinstance(pair[0], str):
+                raise ValueError(f"expected pairs (text, image path or PIL image), got {pair!r}")
+        self._drop_stale_states()
+        texts = {(prompt or "") + text: None for text, _ in inputs}
+        keyed = [_picture_key(picture) for _, picture in inputs]
+        pictures = dict(zip(keyed, (picture for _, picture in inputs), strict=True))
+        text_states = self._states(self.texts, {text: text for text in texts}, self._encode_texts)
+        image_states = self._states(self.images, pictures, self._encode_images)
+        text_at = {text: position for position, text in enumerate(text_states)}
+        image_at = {key: position for position, key in enumerate(image_states)}
+        rows = torch.tensor([text_at[(prompt or "") + text] for text, _ in inputs])
+        columns = torch.tensor([image_at[key] for key in keyed])
+        tokens, text_vectors = zip(*text_states.values(), strict=True)
+        patches, image_vectors = zip(*image_states.values(), strict=True)
+        lengths = torch.tensor([len(states) for states in tokens])
+        return {
+            "text_states": pad_sequence(tokens, batch_first=True),
+            "text_mask": torch.arange(int(lengths.max())) < lengths.unsqueeze(1),
+            "image_states": torch.stack(patches),
+            "cosine": (torch.stack(text_vectors)[rows] * torch.stack(image_vectors)[columns]).sum(1),
+            "text_index": rows,
+            "image_index": columns,
+        }
+
+    def forward(self, features: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
+        features["scores"] = self.fusion(features).unsqueeze(1)
+        return features
+
+    @torch.inference_mode()
+    def scores(self, text: str, images: Sequence[Picture], batch_size: int = 128) -> np.ndarray:
+        """Logits of one text with many pictures: what `CrossEncoder.predict` gives, without its overhead.
+
+        Returns:
+            float32 (len(images),).
+        """
+        self.eval()
+        device = self.fusion.bias.device
+        parts = [np.zeros(0, dtype=np.float32)]
+        for start in range(0, len(images), batch_size):
+            features = self.preprocess([(text, image) for image in images[start : start + batch_size]])
+            parts.append(self.fusion(batch_to_device(features, device)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def precompute(
+        self,
+        texts: Sequence[str],
+        images: Sequence[Picture],
+        batch_size: int = 64,
+        show_progress_bar: bool = True,
+    ) -> None:
+        """Fill the caches with the states of `texts` and `images`, with a text progress bar."""
+        self._drop_stale_states()
+        for name, cache, items, encode in (
+            ("texts", self.texts, {text: text for text in texts}, self._encode_texts),
+            ("images", self.images, {_picture_key(image): image for image in images}, self._encode_images),
+        ):
+            keys = list(items)
+            starts = range(0, len(keys), batch_size)
+            for start in tqdm(starts, desc=f"states of {len(keys)} {name}", disable=not show_progress_bar):
+                self._states(cache, {key: items[key] for key in keys[start : start + batch_size]}, encode)
+
+    def clear_cache(self) -> None:
+        """Forget all states."""
+        self.texts.clear()
+        self.images.clear()
+
+    def _drop_stale_states(self) -> None:
+        # Versions and addresses are read at every call; contents only when one of them moved, because
+        # reloading the same towers from a checkpoint should not cost all states.
+        parameters = list(self.towers.parameters())
+        stamp = tuple((parameter._version, parameter.data_ptr()) for parameter in parameters)
+        if stamp == self._stamp:
+            return
+        digest = hashlib.blake2b(digest_size=16)
+        for parameter in parameters:
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        if digest.hexdigest() != self._fingerprint:
+            self.clear_cache()
+        self._stamp, self._fingerprint = stamp, digest.hexdigest()
+
+    def _states(
+        self,
+        cache: StateCache,
+        items: dict[Hashable, Any],
+        encode: Callable[[list], list[State]],
+        chunk: int = 64,
+    ) -> dict[Hashable, State]:
+        # The result holds its own references: a cache smaller than one batch still gives right answers.
+        states = {key: cache.get(key) for key in items}
+        missing = [key for key, state in states.items() if state is None]
+        for start in range(0, len(missing), chunk):
+            keys = missing[start : start + chunk]
+            for key, state in zip(keys, encode([items[key] for key in keys]), strict=True):
+                states[key] = state
+                cache.put(key, state)
+        return states
+
+    def _encode_texts(self, texts: list[str]) -> list[State]:
+        features = self.towers.preprocess(texts)
+        ids = features["input_ids"]
+        # SigLIP's tokenizer gives no mask and pads with its end token, of which the first one counts.
+        mask = features.get("attention_mask", ids != self.tokenizer.pad_token_id)
+        lengths = mask.sum(1).tolist() if "attention_mask" in features else (mask.sum(1) + 1).tolist()
+        return self._encode("text", features, lengths)
+
+    def _encode_images(self, images: list[Picture]) -> list[State]:
+        images = [image if isinstance(image, Image.Image) else os.fspath(image) for image in images]
+        features = self.towers.preprocess(images)
+        if "pixel_values" not in features:
+            raise ValueError(f"not recognised as image files (check their endings): {images[:3]}")
+        return self._encode("image", features, [None] * len(images))
+
+    def _encode(self, modality: str, features: dict[str, Any], lengths: list[int | None]) -> list[State]:
+        device = self.fusion.bias.device
+        kept = torch.float16 if device.type == "cuda" else torch.float32
+        method = getattr(self.towers.model, f"get_{modality}_features")
+        inputs = {key: features[key].to(device) for key in _MODEL_INPUTS[modality] if key in features}
+        # predict() runs in inference mode; its tensors could not be used in training later.
+        with torch.inference_mode(False), torch.no_grad():
+            output = method(**inputs)
+            vectors = nn.functional.normalize(output.pooler_output.float(), dim=-1).cpu()
+            states = output.last_hidden_state.to("cpu", kept)
+        return [
+            (row[:n].clone(), vector.clone()) for row, n, vector in zip(states, lengths, vectors, strict=True)
+        ]
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write config, fusion weights and the whole towers (with processor): the folder stands alone."""
+        if not safe_serialization:
+            raise ValueError("the reranker is saved as safetensors only; leave safe_serialization=True")
+        self.save_config(output_path)
+        save_model(self.fusion, str(Path(output_path, self.weights_file_name)))
+        Path(output_path, self.tower_folder).mkdir(exist_ok=True)
+        self.towers.save(str(Path(output_path, self.tower_folder)))
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> FusionReranker:
+        """Read what `save` wrote; only safetensors and JSON are read, no code and no pickle."""
+        folder = Path(model_name_or_path, subfolder)
+        for name in (cls.config_file_name, cls.weights_file_name, f"{cls.tower_folder}/model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name} is missing: no reranker was saved in {folder}")
+        towers = Transformer.load(
+            str(folder / cls.tower_folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+            processor_kwargs={"backend": "pil"},
+        )
+        module = cls(towers, **cls.load_config(str(folder)))
+        load_model(module.fusion, str(folder / cls.weights_file_name))
+        return module
+
+
+_MODEL_INPUTS = {"text": ("input_ids", "attention_mask"), "image": ("pixel_values",)}
+
+
+def _picture_key(picture: Picture) -> Hashable:
+    if isinstance(picture, Image.Image):
+        return picture.mode, picture.size, hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
+    path = os.fspath(picture)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"image {path!r} is not a file; pairs are (text, image path or PIL image)")
+    status = os.stat(path)
+    return path, status.st_mtime_ns, status.st_size  # a picture drawn anew is not the old one
+
+
+def build_reranker(
+    encoder: SentenceTransformer,
+    *,
+    width: int = 128,
+    layers: int = 2,
+    heads: int = 4,
+    dropout: float = 0.1,
+    seed: int = 0,
+) -> CrossEncoder:
+    """Put an untrained fusion on a copy of the encoder's towers; it ranks as the encoder until trained.
+
+    Args:
+        encoder: CLIP- or SigLIP-style bi-encoder of one `Transformer` module; it is left untouched.
+        width, layers, heads, dropout: Size of the fusion transformer.
+        seed: Of the fusion's first weights.
+
+    Returns:
+        CrossEncoder whose `predict` gives raw logits (no sigmoid, which would make ties of large ones).
+
+    Raises:
+        ValueError: The encoder has further modules that change its embedding's direction.
+    """
+    source, *rest = encoder
+    if not isinstance(source, Transformer) or not all(isinstance(module, Normalize) for module in rest):
+        raise ValueError(
+            f"expected an encoder of one Transformer module, got {[type(m).__name__ for m in encoder]}"
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = FusionReranker(copy.deepcopy(source), width, layers, heads, dropout)
+    return _cross_encoder(module, str(encoder.device))
+
+
+def load_reranker(path: str | Path, device: str | None = None) -> CrossEncoder:
+    """Load a saved reranker; nothing in the folder is executed, unlike with `trust_remote_code`.
+
+    Raises:
+        FileNotFoundError: A part of the reranker is not in the folder.
+    """
+    return _cross_encoder(FusionReranker.load(str(path)), device)
+
+
+def _cross_encoder(module: FusionReranker, device: str | None) -> CrossEncoder:
+    # Without widget examples: the library's own are pairs of texts, which this model cannot score.
+    card = CrossEncoderModelCardData(generate_widget_examples=False)
+    return CrossEncoder(modules=[module], device=device, activation_fn=nn.Identity(), model_card_data=card)
