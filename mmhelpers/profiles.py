@@ -49,7 +49,7 @@ class Profile:
     n_queries_validation: int
     n_queries_train: int
     batch_size: int
-    finetune_epochs: int
+    finetune_epochs: float
     study_steps: int
     hard_negative_epochs: int
     reranker_steps: int
@@ -98,8 +98,8 @@ PROFILES = {
         Profile(
             name="laptop", base_model=str(CLIP_MINI), image_size=96,
             n_train=5000, n_validation=500, n_test=1000, n_queries=1000, n_queries_validation=200,
-            n_queries_train=2500, batch_size=128, finetune_epochs=5, study_steps=40, hard_negative_epochs=2,
-            reranker_steps=400, candidates=30, seed=0, minutes=(1, 4, 4, 4, 2),
+            n_queries_train=2500, batch_size=128, finetune_epochs=2.5, study_steps=40, hard_negative_epochs=2,
+            reranker_steps=250, candidates=30, seed=0, minutes=(1, 4, 4.5, 4, 1.5),
         ),
         Profile(
             name="gpu", image_size=224,

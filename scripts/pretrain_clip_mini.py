@@ -157,8 +157,8 @@ def schedule(progress: float, peak: float) -> tuple[float, int, float]:
     """Learning rate, batch size and weight of the attribute losses at a point of the run (0 to 1)."""
     warm = min(1.0, progress / 0.02)
     decay = 1.0 if progress < 0.75 else max(0.01, (1 - progress) / 0.25)
-    batch = 64 if progress < 0.4 else 128 if progress < 0.7 else 256
-    return peak * warm * decay, batch, 1.0 if progress < 0.7 else 0.3
+    batch = 64 if progress < 0.7 else 128 if progress < 0.9 else 256
+    return peak * warm * decay, batch, 1.0 if progress < 0.9 else 0.3
 
 
 def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -268,7 +268,7 @@ def train(args: argparse.Namespace, work: Path) -> None:
         order = np.random.default_rng([args.seed, seen // len(pictures)]).permutation(len(pictures))
         rows = order[seen % len(pictures) :][:batch]
         contrastive, attributes, dense = losses(model, heads, pictures, rows, tokenizer, rng, generator)
-        (contrastive + weight * (0.1 * attributes + 0.1 * dense)).backward()
+        (contrastive + weight * (0.2 * attributes + 0.2 * dense)).backward()
         nn.utils.clip_grad_norm_(everything, 1.0)
         optimizer.step()
         optimizer.zero_grad()
