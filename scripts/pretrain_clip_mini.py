@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
     parser.add_argument("--target", type=Path, default=Path("mmhelpers/clip_mini"), help="where to export")
     parser.add_argument("--pictures", type=int, default=98_304, help="different pictures to draw")
-    parser.add_argument("--seen", type=int, default=176_000, help="pictures seen in training")
+    parser.add_argument("--seen", type=int, default=252_000, help="pictures seen in training")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
