@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -103,12 +104,16 @@ def machine_path(outputs: list[Any]) -> str | None:
 
 
 def commit_outputs(build: Path, notebooks: Path, scoreboard: Path, root: Path) -> None:
-    """Put executed copies, normalised, in the place of the notebooks, and the scoreboard beside them."""
+    """Put executed copies, normalised, in the place of the notebooks; scoreboard and opening picture beside."""
     for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):
         executed = nbformat.read(build / path.name, as_version=4)
         clean = normalised(with_outputs(nbformat.read(path, as_version=4), executed), root)
         write_atomically(path, nbformat.writes(clean) + "\n")
     write_atomically(notebooks / "scoreboard.json", scoreboard.read_text(encoding="utf-8").strip() + "\n")
+    picture = scoreboard.parent / "evaluation" / "before_after.png"  # what the README opens with
+    if picture.is_file():
+        (notebooks / "images").mkdir(exist_ok=True)
+        shutil.copyfile(picture, notebooks / "images" / picture.name)
 
 
 def results_block(readme: str, rows: list[dict[str, Any]]) -> str:
