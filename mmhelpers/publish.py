@@ -104,7 +104,7 @@ def machine_path(outputs: list[Any]) -> str | None:
 
 
 def commit_outputs(build: Path, notebooks: Path, scoreboard: Path, root: Path) -> None:
-    """Put executed copies, normalised, in the place of the notebooks; scoreboard and opening picture beside."""
+    """Put executed copies, normalised, in the place of the notebooks, scoreboard and picture beside them."""
     for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):
         executed = nbformat.read(build / path.name, as_version=4)
         clean = normalised(with_outputs(nbformat.read(path, as_version=4), executed), root)
