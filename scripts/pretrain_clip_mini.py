@@ -16,8 +16,11 @@ house jargon and no families. The recipe, and why:
   as well is no negative of it: the specs say so, and the contrastive loss leaves it out.
 * Sine-cosine positions and mimetic attention (Trockman & Kolter 2023, arXiv:2305.09828) give the
   image tower the locality that a transformer otherwise needs millions of pictures to find.
+* The hidden matrices are trained with Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon). From one
+  checkpoint and in the same two minutes it took the attribute loss of unseen pictures down by about
+  twice as much as AdamW did.
 * The learning rate is warm, constant, then decays (so a finished run can be extended from the
-  checkpoint before the decay), and the batch grows: many small steps first, many negatives later.
+  checkpoint before the decay). Small batches: seeing attributes asks for many steps, not many negatives.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ import torch
 from generic_pictures import (
     GRID,
     IGNORE,
+    ITEM_CLASSES,
     ITEM_WIDTHS,
     PATCH,
     SCENE_WIDTHS,
@@ -51,7 +55,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 
 from mmhelpers.catalogue import fits, shop
 from mmhelpers.catalogue.language import generic_caption, generic_query
-from mmhelpers.catalogue.spec import COLOURS, KINDS, PATTERNS
+from mmhelpers.catalogue.spec import COLOURS, KINDS, MOTIFS, PATTERNS
 
 SHARD = 4096
 N_TEST = 1000
@@ -144,21 +148,77 @@ class Heads(nn.Module):
 
 
 def attribute_loss(logits: torch.Tensor, labels: torch.Tensor, widths: list[int]) -> torch.Tensor:
-    """Sum of cross-entropies; logits [n, sum(widths)], labels [n, len(widths)] with IGNORE where unknown."""
-    parts = zip(logits.split(widths, dim=1), labels.T, strict=True)
-    known = [(part, label) for part, label in parts if (label >= 0).any()]
-    return torch.stack([F.cross_entropy(part, label, ignore_index=IGNORE) for part, label in known]).sum()
+    """Sum of cross-entropies; logits [n, sum(widths)], labels [n, len(widths)] with IGNORE where unknown.
+
+    Kinds and patterns, the hardest to see, count twice.
+    """
+    weights = [*[2.0, 1.0, 2.0, 1.0, 1.0] * (len(widths) // len(ITEM_WIDTHS)), 1.0, 1.0]
+    parts = zip(weights, logits.split(widths, dim=1), labels.T, strict=False)
+    known = [
+        weight * F.cross_entropy(part, label, ignore_index=IGNORE)
+        for weight, part, label in parts
+        if (label >= 0).any()
+    ]
+    return torch.stack(known).sum()
 
 
 # ---------------------------------------------------------------- training
 
 
-def schedule(progress: float, peak: float) -> tuple[float, int, float]:
-    """Learning rate, batch size and weight of the attribute losses at a point of the run (0 to 1)."""
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: `torch.optim.Muon` with its `match_rms_adamw`, but for many small matrices.
+
+    torch's works on one matrix at a time and in bf16, which on a CPU takes as long as the step itself; here
+    matrices of one shape go through the Newton-Schulz iteration together, in fp32, five times faster.
+    """
+
+    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                shapes.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in shapes.items():
+                gradient = torch.stack([parameter.grad for parameter in parameters])
+                state = self.state[parameters[0]]
+                if not state:
+                    state["momentum"] = torch.zeros_like(gradient)
+                state["momentum"].mul_(group["momentum"]).add_(gradient)
+                update = gradient + group["momentum"] * state["momentum"]  # Nesterov
+                if tall := shape[0] > shape[1]:
+                    update = update.mT
+                update = update / (update.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+                for _ in range(5):
+                    gram = update @ update.mT
+                    update = 3.4445 * update + (2.0315 * gram @ gram - 4.7750 * gram) @ update
+                size = 0.2 * math.sqrt(max(shape)) * group["lr"]
+                for parameter, change in zip(parameters, update.mT if tall else update, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-size)
+
+
+def optimizers(model: CLIPModel, heads: Heads, learning_rate: float) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the matrices between layers, AdamW for embeddings, projections, heads, norms and biases."""
+    named = [*model.named_parameters(), *heads.named_parameters()]
+    hidden = [p for name, p in named if ".layers." in name and p.ndim == 2]
+    others = [p for name, p in named if not (".layers." in name and p.ndim == 2)]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return {
+        "muon": Muon(hidden, learning_rate),
+        "adamw": torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True),
+    }
+
+
+def schedule(progress: float, peak: float) -> tuple[float, int]:
+    """Learning rate and batch size at a point of the run (0 to 1)."""
     warm = min(1.0, progress / 0.02)
     decay = 1.0 if progress < 0.75 else max(0.01, (1 - progress) / 0.25)
-    batch = 64 if progress < 0.7 else 128 if progress < 0.9 else 256
-    return peak * warm * decay, batch, 1.0 if progress < 0.9 else 0.3
+    return peak * warm * decay, 64 if progress < 0.9 else 128
 
 
 def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -228,6 +288,25 @@ def evaluate(model: CLIPModel, pictures: Pictures, tokenizer) -> dict[str, float
     return found
 
 
+@torch.inference_mode()
+def sight(model: CLIPModel, heads: Heads, pictures: Pictures) -> dict[str, dict[str, float]]:
+    """How often the image embedding names each attribute right, on pictures of one and of two products."""
+    model.eval()
+    batches = torch.arange(len(pictures)).split(200)
+    seen = [
+        model.vision_model(pixel_values=to_pixels(pictures.images[rows])).pooler_output for rows in batches
+    ]
+    parts = heads.shared(model.visual_projection(torch.cat(seen))).split(SCENE_WIDTHS, dim=1)
+    labels = torch.from_numpy(pictures.labels)
+    right = torch.stack([part.argmax(1) for part in parts], dim=1) == labels
+    single, n = labels[:, len(ITEM_WIDTHS)] == IGNORE, len(ITEM_WIDTHS)
+    found = {}
+    for place, (name, _) in enumerate(ITEM_CLASSES):
+        pair = right[~single][:, [place, n + place]]
+        found[name] = {"one": right[single, place].float().mean().item(), "two": pair.float().mean().item()}
+    return found
+
+
 def train(args: argparse.Namespace, work: Path) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
@@ -238,17 +317,14 @@ def train(args: argparse.Namespace, work: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     model, heads = build_model(tokenizer), Heads()
     everything = [*model.parameters(), *heads.parameters()]
-    matrices = [p for p in everything if p.ndim > 1]
-    vectors = [p for p in everything if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98), fused=True)
+    parts = {"model": model, "heads": heads, **optimizers(model, heads, args.learning_rate)}
+    steppers = [part for part in parts.values() if isinstance(part, torch.optim.Optimizer)]
     seen = 0
     checkpoint = work / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
-        optimizer.load_state_dict(state["optimizer"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         seen = state["seen"]
         print(f"going on after {seen:,} pictures", flush=True)
     shards = math.ceil(args.pictures / SHARD)
@@ -260,18 +336,19 @@ def train(args: argparse.Namespace, work: Path) -> None:
     begin = last_save = time.time()
     first = seen
     while seen < args.seen:
-        lr, batch, weight = schedule(seen / args.seen, args.learning_rate)
-        for group in optimizer.param_groups:
+        lr, batch = schedule(seen / args.seen, args.learning_rate)
+        for group in [group for stepper in steppers for group in stepper.param_groups]:
             group["lr"] = lr
         # Seeded by position, so that a resumed run draws the batches of an uninterrupted one.
         rng, generator = random.Random(args.seed + seen), torch.Generator().manual_seed(args.seed + seen)
         order = np.random.default_rng([args.seed, seen // len(pictures)]).permutation(len(pictures))
         rows = order[seen % len(pictures) :][:batch]
         contrastive, attributes, dense = losses(model, heads, pictures, rows, tokenizer, rng, generator)
-        (contrastive + weight * (0.2 * attributes + 0.2 * dense)).backward()
+        (contrastive + 0.2 * attributes + 0.2 * dense).backward()
         nn.utils.clip_grad_norm_(everything, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for stepper in steppers:
+            stepper.step()
+            stepper.zero_grad()
         report = (seen + len(rows)) // 12_800 > seen // 12_800
         seen += len(rows)
         if report:
@@ -279,7 +356,6 @@ def train(args: argparse.Namespace, work: Path) -> None:
             line = f"{seen:>9,} lr {lr:.1e} contrastive {contrastive:.3f} "
             print(f"{line}attributes {attributes:.2f} patches {dense:.2f} {rate:.0f}/s", flush=True)
         if time.time() - last_save > 240 or seen >= args.seen:
-            parts = {"model": model, "heads": heads, "optimizer": optimizer}
             state = {name: part.state_dict() for name, part in parts.items()} | {"seen": seen}
             write_atomically(checkpoint, lambda handle, state=state: torch.save(state, handle))
             recall = evaluate(model, test, tokenizer)
@@ -293,31 +369,39 @@ def export(args: argparse.Namespace, work: Path, target: Path) -> None:
     state = torch.load(work / "checkpoint.pt", weights_only=True)
     model = build_model(tokenizer)
     model.load_state_dict(state["model"])
+    heads = Heads()
+    heads.load_state_dict(state["heads"])
     size = {"height": SIZE, "width": SIZE}
     images = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=size)
     test = Pictures([work / "test.npz"])
     model.half().save_pretrained(target)
     CLIPProcessor(images, tokenizer).save_pretrained(target)
     numbers = evaluate(model.float(), test, tokenizer)  # rounded to fp16: what ships is what is measured
+    seen = sight(model, heads, test)
     drawn = math.ceil(args.pictures / SHARD) * SHARD
     facts = {"parameters": model.num_parameters(), "views": state["seen"], "pictures": drawn}
     facts["seed"] = args.seed
-    (target / "pretraining.json").write_text(json.dumps({**facts, "test": numbers}, indent=2) + "\n")
+    report = {**facts, "test": numbers, "attributes": seen}
+    (target / "pretraining.json").write_text(json.dumps(report, indent=2) + "\n")
     sizes = {"vocabulary": len(tokenizer), "n_test": len(test), "chance": 1 / len(test)}
     sizes |= {"kinds": len(KINDS), "colours": len(COLOURS), "patterns": len(PATTERNS)}
     ways = [(way, k) for way in (TO_IMAGE, TO_TEXT) for k in (1, 5, 10)]
     recalls = {f"{way[0]}{k}": numbers[f"{way}_recall@{k}"] for way, k in ways}
+    names = {"kind": len(KINDS), "colour": len(COLOURS), "pattern": 1 + len(PATTERNS),
+             "colour2": 1 + len(COLOURS), "motif": 1 + len(MOTIFS)}  # fmt: skip
+    rows = [f"| {name} | {names[name]} | {way['one']:.2f} | {way['two']:.2f} |" for name, way in seen.items()]
+    recalls["attributes"] = "\n".join(rows).replace("colour2", "second colour")
     card = Path(__file__).with_name("clip_mini_card.md").read_text(encoding="utf-8")
     (target / "README.md").write_text(card.format(**facts, **sizes, **recalls), encoding="utf-8")
-    print(json.dumps({**facts, **numbers}, indent=2))
+    print(json.dumps(report, indent=2))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
     parser.add_argument("--target", type=Path, default=Path("mmhelpers/clip_mini"), help="where to export")
-    parser.add_argument("--pictures", type=int, default=98_304, help="different pictures to draw")
-    parser.add_argument("--seen", type=int, default=252_000, help="pictures seen in training")
+    parser.add_argument("--pictures", type=int, default=196_608, help="different pictures to draw")
+    parser.add_argument("--seen", type=int, default=640_000, help="pictures seen in training")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
