@@ -98,15 +98,15 @@ PROFILES = {
         Profile(
             name="laptop", base_model=str(CLIP_MINI), image_size=96,
             n_train=5000, n_validation=500, n_test=1000, n_queries=1000, n_queries_validation=200,
-            n_queries_train=2500, batch_size=128, finetune_epochs=2.5, study_steps=40, hard_negative_epochs=2,
+            n_queries_train=8000, batch_size=128, finetune_epochs=1.5, study_steps=40, hard_negative_epochs=2,
             reranker_steps=250, candidates=30, seed=0, minutes=(1, 4, 4.5, 4, 1.5),
         ),
         Profile(
             name="gpu", image_size=224,
             base_model="openai/clip-vit-base-patch32@refs/pr/15",  # the pull request with its safetensors
             n_train=12000, n_validation=1000, n_test=2000, n_queries=2000, n_queries_validation=400,
-            n_queries_train=6000, batch_size=256, finetune_epochs=5, study_steps=80, hard_negative_epochs=2,
-            reranker_steps=1500, candidates=100, seed=0, minutes=(6, 12, 12, 12, 5),
+            n_queries_train=16000, batch_size=256, finetune_epochs=3.5, study_steps=80,
+            hard_negative_epochs=2, reranker_steps=1500, candidates=100, seed=0, minutes=(6, 12, 12, 12, 5),
         ),
     )
 }  # fmt: skip

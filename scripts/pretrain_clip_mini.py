@@ -10,8 +10,9 @@ house jargon and no families. The recipe, and why:
 * Attributes supervise both towers beside the contrastive loss. One linear head, shared by the two
   projections, names the attributes of both products, so the modalities meet at the same class
   directions before the contrastive loss could have found them.
-* The attributes supervise every patch as well (token labelling, Jiang et al. 2021,
-  arXiv:2104.10858): one picture then gives 64 answers instead of one.
+* The attributes supervise every patch as well (token labelling, Jiang et al. 2021, arXiv:2104.10858),
+  through the same projection and head: one picture gives 64 answers instead of one, and a patch's
+  embedding becomes that of a picture of its product alone, so texts can be compared with patches.
 * Four texts in ten are short queries ("something stripy for tea"). A picture of the batch that fits one
   as well is no negative of it: the specs say so, and the contrastive loss leaves it out.
 * Sine-cosine positions and mimetic attention (Trockman & Kolter 2023, arXiv:2305.09828) give the
@@ -139,12 +140,16 @@ def build_model(tokenizer) -> CLIPModel:
 
 
 class Heads(nn.Module):
-    """Used in pretraining only: attributes from the shared space, and from each patch."""
+    """Used in pretraining only: the attributes of a scene, or of one product, from the shared space."""
 
-    def __init__(self, projection: int = 256, width: int = 192) -> None:
+    def __init__(self, projection: int = 256) -> None:
         super().__init__()
         self.shared = nn.Linear(projection, sum(SCENE_WIDTHS))
-        self.patch = nn.Linear(width, sum(ITEM_WIDTHS))
+
+    def product(self, embedding: torch.Tensor) -> torch.Tensor:
+        """The attributes of the only (or first) product: the first columns of `shared`."""
+        columns = sum(ITEM_WIDTHS)
+        return F.linear(embedding, self.shared.weight[:columns], self.shared.bias[:columns])
 
 
 def attribute_loss(logits: torch.Tensor, labels: torch.Tensor, widths: list[int]) -> torch.Tensor:
@@ -263,7 +268,8 @@ def losses(model: CLIPModel, heads: Heads, pictures: Pictures, rows: np.ndarray,
     slots = labels[:, : 2 * len(ITEM_WIDTHS)].view(len(rows), 2, -1)
     owned = owner > 0
     patch_labels = slots[torch.arange(len(rows))[:, None].expand_as(owner)[owned], owner[owned] - 1]
-    dense = attribute_loss(heads.patch(patches[owned]), patch_labels, ITEM_WIDTHS)
+    patches = model.visual_projection(patches[owned])
+    dense = attribute_loss(heads.product(patches), patch_labels, ITEM_WIDTHS)
     return contrastive, attributes, dense
 
 
@@ -401,7 +407,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
     parser.add_argument("--target", type=Path, default=Path("mmhelpers/clip_mini"), help="where to export")
     parser.add_argument("--pictures", type=int, default=196_608, help="different pictures to draw")
-    parser.add_argument("--seen", type=int, default=640_000, help="pictures seen in training")
+    parser.add_argument("--seen", type=int, default=500_000, help="pictures seen in training")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
