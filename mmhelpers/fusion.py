@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor, nn
 
-# Token or patch states (length, width), and the tower's normalised embedding (dim,).
+# Token or patch states (length, dim) and the embedding (dim,), all normalised, in the towers' shared space.
 State = tuple[Tensor, Tensor]
 
 
@@ -39,42 +39,58 @@ class StateCache:
 
 
 class Fusion(nn.Module):
-    """The trained part: tokens attend to one another and to patches; what they find becomes one number."""
+    """The trained part: slots, filled from the text, look at the patches; what they find becomes one number.
 
-    def __init__(
-        self,
-        text_width: int,
-        image_width: int,
-        patches: int,
-        width: int,
-        layers: int,
-        heads: int,
-        dropout: float,
-    ) -> None:
+    All of it happens in the towers' shared space, where a text and a picture that belong together are
+    near each other already. A slot begins as the text's embedding, so from the first step it attends to
+    the patches that are like the text.
+
+    Args:
+        dim: Of the shared space.
+        patches: Of a picture.
+        slots: How many things of a text can be looked for at once.
+        width: Of the last layers.
+    """
+
+    def __init__(self, dim: int, patches: int, slots: int, width: int) -> None:
         super().__init__()
-        self.text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width))
-        self.image = nn.Sequential(
-            nn.LayerNorm(image_width), nn.Linear(image_width, width), nn.LayerNorm(width)
+        self.slots, self.unit = slots, dim**0.5  # a normalised vector times `unit` has entries around 1
+        self.start = nn.Linear(dim, slots * dim)
+        with torch.no_grad():
+            self.start.weight.normal_(std=0.02).add_(torch.eye(dim).repeat(slots, 1))
+        self.seek = nn.Parameter(torch.randn(slots, dim) / dim**0.5)
+        self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.position = nn.Parameter(torch.zeros(patches, dim))
+        self.sharpness = nn.Parameter(torch.tensor(10.0).log())
+        found = (slots + 3) * dim + slots + 1
+        self.correction = nn.Sequential(
+            nn.LayerNorm(found), nn.Linear(found, width), nn.GELU(), nn.Linear(width, 1)
         )
-        self.position = nn.Parameter(torch.randn(patches, width))
-        layer = nn.TransformerDecoderLayer(
-            width, heads, 2 * width, dropout, "gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerDecoder(layer, layers, nn.LayerNorm(width))
-        self.correction = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
-        for weight in self.correction[-1].parameters():
-            nn.init.zeros_(weight)  # untrained, it ranks exactly as the retriever does
+        for part in (self.start.bias, *self.value.parameters(), *self.correction[-1].parameters()):
+            nn.init.zeros_(part)  # untrained, it ranks exactly as the retriever does
         self.log_scale = nn.Parameter(torch.tensor(20.0).log())
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Features of `FusionReranker.preprocess` -> logits, float (pairs,)."""
-        dtype, rows = self.log_scale.dtype, features["text_index"]
-        text = self.text(features["text_states"].to(dtype))[rows]
-        image = self.image(features["image_states"].to(dtype)) + self.position
-        present = features["text_mask"][rows]
-        found = self.layers(text, image[features["image_index"]], tgt_key_padding_mask=~present)
-        mean = (found * present.unsqueeze(-1)).sum(1) / present.sum(1, keepdim=True)
-        end = found[torch.arange(len(found), device=found.device), present.sum(1) - 1]
-        correction = self.correction(torch.cat([mean, end], dim=-1)).squeeze(-1)
-        return self.log_scale.exp() * features["cosine"].to(dtype) + self.bias + correction
+        of_text, of_image, dtype = features["text_index"], features["image_index"], self.bias.dtype
+        # Each text fills its slots: from its embedding, and from the tokens that a slot seeks.
+        text, tokens = features["text_vectors"].to(dtype), features["text_states"].to(dtype) * self.unit
+        sought = (self.seek @ self.key(tokens).mT).masked_fill(
+            ~features["text_mask"].unsqueeze(1), -torch.inf
+        )
+        slots = self.start(text * self.unit).unflatten(1, (self.slots, -1))
+        slots = nn.functional.normalize(slots + sought.softmax(-1) @ self.value(tokens), dim=-1)[of_text]
+        # Each slot looks at the patches of the picture.
+        patches = features["image_states"].to(dtype)[of_image]
+        alike = slots @ patches.mT + slots @ self.position.mT
+        attention = (self.sharpness.exp() * alike).softmax(-1)
+        found = attention @ patches + attention @ self.position
+        # What was asked for, times what was found, for the whole and for each slot.
+        text, image = text[of_text], features["image_vectors"].to(dtype)[of_image]
+        cosine = (text * image).sum(-1, keepdim=True)
+        products = torch.cat([text * image, (slots * found).flatten(1)], dim=-1) * self.unit**2 / 4
+        vectors = torch.cat([text, image], dim=-1) * self.unit
+        evidence = torch.cat([products, vectors, 4 * alike.amax(-1), 4 * cosine], dim=-1)
+        correction = self.correction(evidence).squeeze(-1)
+        return self.log_scale.exp() * cosine.squeeze(-1) + self.bias + correction

@@ -37,30 +37,28 @@ class FusionReranker(InputModule):
 
     Args:
         towers: A CLIP- or SigLIP-style `Transformer` module; used as it is and frozen.
-        width, layers, heads, dropout: Size of the fusion transformer.
+        slots, width: Size of the fusion, see `Fusion`.
         cache_bytes: States kept in memory, for texts and for pictures each.
     """
 
     config_file_name = "fusion_config.json"
-    config_keys = ["width", "layers", "heads", "dropout"]
+    config_keys = ["slots", "width"]
     weights_file_name = "fusion.safetensors"
     tower_folder = "towers"
 
     def __init__(
         self,
         towers: Transformer,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        dropout: float = 0.1,
+        slots: int = 4,
+        width: int = 256,
         cache_bytes: int = 2 << 30,
     ) -> None:
         super().__init__()
-        self.width, self.layers, self.heads, self.dropout = width, layers, heads, dropout
+        self.slots, self.width = slots, width
         self.towers = towers.requires_grad_(False).eval()
-        config, patches = towers.config, towers.model.vision_model.embeddings.num_positions
-        widths = config.text_config.hidden_size, config.vision_config.hidden_size
-        self.fusion = Fusion(*widths, patches, width, layers, heads, dropout)
+        config, patches = towers.config, towers.model.vision_model.embeddings.num_patches
+        dim = getattr(config, "projection_dim", config.vision_config.hidden_size)
+        self.fusion = Fusion(dim, patches, slots, width)
         self.texts, self.images = StateCache(cache_bytes), StateCache(cache_bytes)
         self._stamp: tuple = ()
         self._fingerprint = ""
@@ -89,8 +87,9 @@ class FusionReranker(InputModule):
             prompt: Put before every text.
 
         Returns:
-            text_states (texts, tokens, width), text_mask (texts, tokens), image_states (pictures, patches,
-            width), cosine (pairs,) of the retriever, text_index and image_index (pairs,).
+            text_states (texts, tokens, dim), text_mask (texts, tokens), text_vectors (texts, dim),
+            image_states (pictures, patches, dim), image_vectors (pictures, dim), text_index and image_index
+            (pairs,).
 
         Raises:
             FileNotFoundError: An image path is not a file.
@@ -117,8 +116,9 @@ class FusionReranker(InputModule):
         return {
             "text_states": pad_sequence(tokens, batch_first=True),
             "text_mask": torch.arange(int(lengths.max())) < lengths.unsqueeze(1),
+            "text_vectors": torch.stack(text_vectors),
             "image_states": torch.stack(patches),
-            "cosine": (torch.stack(text_vectors)[rows] * torch.stack(image_vectors)[columns]).sum(1),
+            "image_vectors": torch.stack(image_vectors),
             "text_index": rows,
             "image_index": columns,
         }
@@ -220,7 +220,8 @@ class FusionReranker(InputModule):
         with torch.inference_mode(False), torch.no_grad():
             output = method(**inputs)
             vectors = nn.functional.normalize(output.pooler_output.float(), dim=-1).cpu()
-            states = output.last_hidden_state.to("cpu", kept)
+            states = _in_shared_space(self.towers.model, modality, output.last_hidden_state).float()
+            states = nn.functional.normalize(states, dim=-1).to("cpu", kept)
         return [
             (row[:n].clone(), vector.clone()) for row, n, vector in zip(states, lengths, vectors, strict=True)
         ]
@@ -253,6 +254,15 @@ class FusionReranker(InputModule):
         return module
 
 
+def _in_shared_space(model: nn.Module, modality: str, states: Tensor) -> Tensor:
+    """Do to all tokens or patches what the tower does to the one that becomes its embedding."""
+    if modality == "text":
+        return (model.text_projection if hasattr(model, "text_projection") else model.text_model.head)(states)
+    if hasattr(model, "visual_projection"):  # CLIP, whose first state is that of the class token
+        return model.visual_projection(model.vision_model.post_layernorm(states[:, 1:]))
+    return states  # SigLIP pools its patches by attention, within their own space
+
+
 _MODEL_INPUTS = {"text": ("input_ids", "attention_mask"), "image": ("pixel_values",)}
 
 
@@ -269,17 +279,15 @@ def _picture_key(picture: Picture) -> Hashable:
 def build_reranker(
     encoder: SentenceTransformer,
     *,
-    width: int = 128,
-    layers: int = 2,
-    heads: int = 4,
-    dropout: float = 0.1,
+    slots: int = 4,
+    width: int = 256,
     seed: int = 0,
 ) -> CrossEncoder:
     """Put an untrained fusion on a copy of the encoder's towers; it ranks as the encoder until trained.
 
     Args:
         encoder: CLIP- or SigLIP-style bi-encoder of one `Transformer` module; it is left untouched.
-        width, layers, heads, dropout: Size of the fusion transformer.
+        slots, width: Size of the fusion, see `Fusion`.
         seed: Of the fusion's first weights.
 
     Returns:
@@ -295,7 +303,7 @@ def build_reranker(
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        module = FusionReranker(copy.deepcopy(source), width, layers, heads, dropout)
+        module = FusionReranker(copy.deepcopy(source), slots, width)
     return _cross_encoder(module, str(encoder.device))
 
 
