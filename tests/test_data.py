@@ -231,9 +231,9 @@ def test_profile_sizes_are_limits(tmp_path: Path) -> None:
 )
 def test_split_sizes(n: int, sizes: tuple[int, ...]) -> None:
     marks = np.random.default_rng(0).integers(0, 2**63, (n, 8), dtype=np.uint64)
-    rows = [data.Row(i, Path(), f"{i}", f"{i}", {}, marks[i], f"{i}") for i in range(n)]
+    rows = [data.Row(i, Path(), f"{i}", (f"{i}",), {}, marks[i], f"{i}") for i in range(n)]
     profile = PROFILES["laptop" if n >= 200 else "smoke"]
-    parts = data._split(rows, profile, Path("source"))
+    parts = data.split_rows(rows, profile, Path("source"))
     assert tuple(len(parts[name]) for name in data.SPLITS) == sizes
 
 
