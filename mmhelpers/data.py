@@ -21,12 +21,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
+from mmhelpers import figures, hub
 from mmhelpers.catalogue import shop
 from mmhelpers.catalogue.draw import draw
 from mmhelpers.catalogue.spec import Scene
 from mmhelpers.folder import DataError, Row, read_folder
 from mmhelpers.pictures import close_pairs, fingerprint, in_threads, load_picture, store_picture, text_bar
-from mmhelpers.profiles import CATALOGUE, Profile
+from mmhelpers.profiles import CATALOGUE, Profile, downloads, with_options
 from mmhelpers.splits import LOOKS_ALIKE, MIN_ROWS, SPLITS, plain, split_rows  # noqa: F401
 
 SCHEMA = ("image", "image_id", "text", "spec")
@@ -69,8 +70,24 @@ class Collection:
 
 
 def open_source(source: str, profile: Profile, folder: Path) -> Collection:
-    """The collection of a data source, with its pictures in `folder/images`; `save` writes the rest."""
-    return from_catalogue(profile, folder) if source == CATALOGUE else from_folder(source, profile, folder)
+    """The collection of a data source, with its pictures in `folder/images`; `save` writes the rest.
+
+    Args:
+        source: as `profiles.data_source` gives it. What has to be fetched is kept in `profiles.downloads()`.
+    """
+    place, options = with_options(source)
+    if source == CATALOGUE:
+        return from_catalogue(profile, folder)
+    if place.partition(":")[0] == "figures":
+        return from_folder(figures.gather(source, downloads() / "figures"), profile, folder, name=source)
+    if place.startswith("hub:") or place.endswith(".parquet"):
+        fetched = hub.gather(place, options, profile, downloads() / "hub")
+        name = place.removeprefix("hub:")
+        return from_folder(fetched, profile, folder, name=Path(name).name if os.path.isabs(name) else name)
+    known = {"image": "file_name", "text": "text", "id": "image_id"}
+    if unknown := sorted(options.keys() - known):
+        raise DataError(place, [f"there is no option {unknown[0]!r}; there are {', '.join(known)}"])
+    return from_folder(place, profile, folder, {known[name]: column for name, column in options.items()})
 
 
 def paths(dataset: Dataset) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from mmhelpers.pictures import MAX_PIXELS, fingerprint, in_threads, load_picture
+from mmhelpers.profiles import class_folders
 
 N_LISTED = 50
 RESERVED = {"image", "spec"}  # the schema of mmhelpers.data fills these
@@ -141,7 +142,7 @@ def _metadata_file(source: Path) -> Path:
     names = [name for name in ("metadata.jsonl", "metadata.csv") if os.path.lexists(source / name)]
     if len(names) == 1 and (source / names[0]).is_file() and not (source / names[0]).is_symlink():
         return source / names[0]
-    if not names and any(path.is_dir() and not path.name.startswith(".") for path in source.iterdir()):
+    if not names and class_folders(source):
         return source
     if not names:
         what = "there is no metadata.jsonl or metadata.csv; write one with file_name and text a picture"
