@@ -142,8 +142,8 @@ def test_constraints_are_exact_portable_and_cover_the_requirements():
     assert set(requirements("requirements.txt")) <= {name.replace("_", "-") for name in pins}
 
 
-# Of them 800 read data from elsewhere (figures, gitfiles, hub, other forms of a folder): no library does that with
-# the checks that a course needs.
+# 800 of them read data from elsewhere (figures, gitfiles, hub, more forms of a folder) with the checks that a
+# course needs; what libraries can do of it, they do.
 LINES = 5700
 
 
