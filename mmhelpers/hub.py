@@ -122,7 +122,8 @@ def gather(place: str, options: Mapping[str, str], profile: Profile, cache: Path
             kept.add(number, row)
             if len(kept.rows) == limit:
                 break
-    kept.write({"source": request.place, "source_commit": commit, "licence": licence})
+    origin = Path(request.place).name if request.local else request.place  # no path of this disk travels
+    kept.write({"source": origin, "source_commit": commit, "licence": licence})
     part.rename(folder)
     return folder
 

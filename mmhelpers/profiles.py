@@ -204,7 +204,9 @@ def downloads() -> Path:
 
 def data_slug(source: str) -> str:
     """The source as a folder name: "catalogue", the folder's own name, or the id, in plain letters."""
-    name = source if source.startswith(("hub:", "figures")) else Path(source).name
+    name = source
+    if Path(place := source.removeprefix("hub:")).is_absolute():
+        name = ("hub " if place != source else "") + Path(place).name
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "folder"
     return slug if len(slug) <= 60 else f"{slug[:50]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 

@@ -266,6 +266,7 @@ def test_a_parquet_file(tmp_path: Path, monkeypatch) -> None:
     source = f"{tmp_path / 'in' / 'my.parquet'}?image=img&text=title"
     collection = data.open_source(source, SMOKE, tmp_path / "out")
     assert (collection.name, collection.licence) == ("my.parquet", "not stated")
+    assert set(collection.splits["test"]["source"]) == {"my.parquet"}, "not where it lies"
     assert sum(len(split) for split in collection.splits.values()) == 60
 
 

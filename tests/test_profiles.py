@@ -142,6 +142,7 @@ def test_a_table_and_a_copy_of_a_repository(pictures, monkeypatch, tmp_path):
     assert profiles.data_slug(f"{table}?text=title") == "table-csv-text-title"
     assert profiles.with_options(f"{table}?text=a%26b&id=c") == (str(table), {"text": "a&b", "id": "c"})
     assert profiles.data_source("hub:My Pictures?text=title") == f"hub:{pictures}?text=title"
+    assert profiles.data_slug(f"hub:{pictures}?text=title") == "hub-my-pictures-text-title"
     (pictures / "table.txt").write_text("")
     with pytest.raises(ProfileError, match="nor a table that can be read"):
         profiles.data_source("My Pictures/table.txt")
