@@ -1,6 +1,6 @@
 # Two commands: `make run` and `make test`. Each target is one line that can be typed without make as well;
 # on Windows read .venv\Scripts\python for .venv/bin/python. README.md has them all.
-#   PROFILE=smoke|laptop|gpu   DATA=catalogue|<folder>   (or MM_PROFILE, MM_DATA in the environment)
+#   PROFILE=smoke|laptop|gpu   DATA=catalogue|figures|hub:<id>|<folder>|<table>   (or MM_PROFILE, MM_DATA)
 PYTHON ?= python3
 PROFILE ?= $(MM_PROFILE)
 DATA ?= $(MM_DATA)

@@ -1,6 +1,6 @@
 """Run the notebooks headless, in order, with progress; go on where a run stopped.
 
-    python -m mmhelpers.runner run [--profile smoke] [--data FOLDER] [--only 02 03]
+    python -m mmhelpers.runner run [--profile smoke] [--data SOURCE] [--only 02 03]
     python -m mmhelpers.runner commit-outputs     (executed laptop notebooks -> notebooks/)
     python -m mmhelpers.runner table              (scoreboard -> README.md)
 
@@ -275,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("run", help="run the notebooks that have not run yet")
     command.add_argument("--profile", help=f"{', '.join(profiles.PROFILES)}; default: from the machine")
-    command.add_argument("--data", help=f"{profiles.CATALOGUE}, or a folder with metadata.jsonl")
+    command.add_argument("--data", help=f"{profiles.CATALOGUE}, figures, hub:<id>, a folder, or a table")
     command.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks, such as 02")
     command.add_argument("--notebooks", type=Path, help="folder of the notebooks")
     command.add_argument("--build", type=Path, help="folder for executed copies")

