@@ -123,8 +123,8 @@ def drift(claims: list[dict[str, Any]], answers: dict[str, dict[str, Any]]) -> l
 def resolve_beside_colab(pins_file: Path) -> dict[str, str]:
     """What pip would have on Colab after the set-up cell: versions by name.
 
-    pip resolves all that notebooks need, for Python 3.13, with every pin of Colab's but that of
-    sentence-transformers held.
+    pip resolves what Colab lacks or has too old, and all that this needs, for Python 3.13, with every pin
+    of Colab's but that of sentence-transformers held.
 
     Raises:
         CompatError: no set of versions fits.
@@ -134,8 +134,12 @@ def resolve_beside_colab(pins_file: Path) -> dict[str, str]:
     lines = [line.split("+")[0] for line in pins_file.read_text().splitlines() if "==" in line]
     held = [line for line in lines if not line.startswith("sentence-transformers==")]
     pins.write_text("\n".join(line for line in held if not OF_TORCH.match(line)) + "\n")
-    passed = (*hosted.KEPT, *hosted.NOT_HERE)  # never installed there
-    wanted = [str(requirement) for name, requirement in requirements().items() if name not in passed]
+    there = dict(line.split("==") for line in lines)
+    wanted = [
+        str(requirement)
+        for name, requirement in requirements().items()
+        if name not in hosted.NOT_HERE and not requirement.specifier.contains(there.get(name, "0"))
+    ]
     where = ["--python-version", "3.13", "--only-binary=:all:", "--target", str(BUILD / "nothing")]
     if sys.platform != "linux":
         where += ["--platform", "manylinux_2_28_x86_64"]

@@ -160,6 +160,8 @@ def test_the_course_itself_is_read(capsys):
 
 def test_the_oldest_are_the_lower_bounds_of_the_requirements():
     bounds = (ROOT / "requirements.txt").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"Supported are {', '.join(compat.oldest()).replace('==', ' ')} and newer" in readme
     for wanted in compat.oldest():
         assert f"\n{wanted.replace('==', '>=')} " in bounds
 
