@@ -9,7 +9,7 @@ export MM_DATA := $(DATA)
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lab outputs clean
+.PHONY: run test lab outputs badges compat clean
 
 run: .venv/ready  ## notebooks 01 to 05, headless; goes on where it stopped
 	@$(BIN)/python -m mmhelpers.runner run
@@ -22,6 +22,12 @@ lab: .venv/ready  ## the notebooks in JupyterLab
 
 outputs: .venv/ready  ## executed laptop notebooks and their scoreboard into notebooks/ and README.md
 	@$(BIN)/python -m mmhelpers.runner commit-outputs && $(BIN)/python -m mmhelpers.runner table
+
+badges: .venv/ready  ## the course's address in notebooks and README; in a fork: make badges REPO=owner/name
+	@$(BIN)/python scripts/badges.py $(if $(REPO),--repo "$(REPO)")
+
+compat: .venv/ready  ## what notebooks call, against the oldest and newest libraries; and Colab's pins
+	@$(BIN)/python scripts/compat.py
 
 clean:  ## forget every result; the environment stays
 	rm -rf build artifacts
