@@ -1,6 +1,6 @@
 # Two commands: `make run` and `make test`. Each target is one line that can be typed without make as well;
 # on Windows read .venv\Scripts\python for .venv/bin/python. README.md has them all.
-#   PROFILE=smoke|laptop|gpu   DATA=catalogue|<folder>   (or MM_PROFILE, MM_DATA in the environment)
+#   PROFILE=smoke|laptop|gpu   DATA=catalogue|figures|hub:<id>|<folder>|<table>   (or MM_PROFILE, MM_DATA)
 PYTHON ?= python3
 PROFILE ?= $(MM_PROFILE)
 DATA ?= $(MM_DATA)
@@ -9,7 +9,7 @@ export MM_DATA := $(DATA)
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lab outputs clean
+.PHONY: run test lab outputs badges compat clean
 
 run: .venv/ready  ## notebooks 01 to 05, headless; goes on where it stopped
 	@$(BIN)/python -m mmhelpers.runner run
@@ -22,6 +22,12 @@ lab: .venv/ready  ## the notebooks in JupyterLab
 
 outputs: .venv/ready  ## executed laptop notebooks and their scoreboard into notebooks/ and README.md
 	@$(BIN)/python -m mmhelpers.runner commit-outputs && $(BIN)/python -m mmhelpers.runner table
+
+badges: .venv/ready  ## the course's address in notebooks and README; in a fork: make badges REPO=owner/name
+	@$(BIN)/python scripts/badges.py $(if $(REPO),--repo "$(REPO)")
+
+compat: .venv/ready  ## what notebooks call, against the oldest and newest libraries; and Colab's pins
+	@$(BIN)/python scripts/compat.py
 
 clean:  ## forget every result; the environment stays
 	rm -rf build artifacts

@@ -8,10 +8,10 @@ README.md                                           the data card
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,20 +20,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Image, Value
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from mmhelpers import figures, hub
 from mmhelpers.catalogue import shop
 from mmhelpers.catalogue.draw import draw
 from mmhelpers.catalogue.spec import Scene
 from mmhelpers.folder import DataError, Row, read_folder
 from mmhelpers.pictures import close_pairs, fingerprint, in_threads, load_picture, store_picture, text_bar
-from mmhelpers.profiles import CATALOGUE, Profile
+from mmhelpers.profiles import CATALOGUE, Profile, downloads, with_options
+from mmhelpers.splits import LOOKS_ALIKE, MIN_ROWS, SPLITS, plain, split_rows  # noqa: F401
 
-SPLITS = ("train", "validation", "test")
 SCHEMA = ("image", "image_id", "text", "spec")
-LOOKS_ALIKE = 10  # of 512 bits: 19 in 20 figures, reduced and encoded at quality 60, stay this close
-MIN_ROWS = {"smoke": 40, "laptop": 200, "gpu": 200}
+PER_CLASS = 100  # pictures of a class whose label is a training query: each is answered by all of the class
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,24 @@ class Collection:
 
 
 def open_source(source: str, profile: Profile, folder: Path) -> Collection:
-    """The collection of a data source, with its pictures in `folder/images`; `save` writes the rest."""
-    return from_catalogue(profile, folder) if source == CATALOGUE else from_folder(source, profile, folder)
+    """The collection of a data source, with its pictures in `folder/images`; `save` writes the rest.
+
+    Args:
+        source: as `profiles.data_source` gives it. What has to be fetched is kept in `profiles.downloads()`.
+    """
+    place, options = with_options(source)
+    if source == CATALOGUE:
+        return from_catalogue(profile, folder)
+    if place.partition(":")[0] == "figures":
+        return from_folder(figures.gather(source, downloads() / "figures"), profile, folder, name=source)
+    if place.startswith("hub:") or place.endswith(".parquet"):
+        fetched = hub.gather(place, options, profile, downloads() / "hub")
+        name = place.removeprefix("hub:")
+        return from_folder(fetched, profile, folder, name=Path(name).name if os.path.isabs(name) else name)
+    known = {"image": "file_name", "text": "text", "id": "image_id"}
+    if unknown := sorted(options.keys() - known):
+        raise DataError(place, [f"there is no option {unknown[0]!r}; there are {', '.join(known)}"])
+    return from_folder(place, profile, folder, {known[name]: column for name, column in options.items()})
 
 
 def paths(dataset: Dataset) -> list[str]:
@@ -139,94 +153,87 @@ def _draw(job: tuple[str, int, int, str]) -> None:
     draw(Scene.from_json(scene), size, seed).save(file)
 
 
-def from_folder(source: Path | str, profile: Profile, folder: Path) -> Collection:
+def from_folder(
+    source: Path | str,
+    profile: Profile,
+    folder: Path,
+    columns: Mapping[str, str] | None = None,
+    name: str | None = None,
+) -> Collection:
     """Take over a folder of pictures with metadata (data/README.md); the pictures go to `folder/images`.
 
-    Rows with equal text, or with pictures that are equal or look alike, stay in one split. Every row is a
+    Rows with equal text, or with pictures that are equal or look alike, stay in one split. Every text is a
     query of its split, answered by its own picture and by those with the same text or the same pixels.
     The profile's sizes are limits; where rows are more, chance decides which stay (the seed repeats it).
 
+    Args:
+        source, columns: as in `folder.read_folder`.
+        name: of the collection, else the folder's.
     Raises: DataError with all that is wrong; nothing has been written then.
     """
-    rows = read_folder(source)
-    parts = _split(rows, profile, Path(source))
+    rows = read_folder(source, columns)
+    parts = split_rows(rows, profile, Path(source))
     taken = [row for split in SPLITS for row in parts[split]]
-    jobs = [(row.path, _images(folder) / f"{row.number:06d}") for row in taken]
-    stored = in_threads(lambda job: str(store_picture(*job)), jobs, "copying pictures")
-    files = dict(zip((row.image_id for row in taken), stored, strict=True))
+    near = _training_negatives(parts)
+    targets = {row.path: _images(folder) / f"{row.number:06d}" for row in taken}
+    for number, path in enumerate(dict.fromkeys(path for paths in near.values() for path in paths)):
+        targets.setdefault(path, _images(folder) / f"negative-{number:06d}")
+    stored = in_threads(lambda job: str(store_picture(*job)), list(targets.items()), "copying pictures")
+    files = dict(zip(targets, stored, strict=True))
     splits = DatasetDict()
     for split in SPLITS:
         splits[split] = _dataset(
-            row.extra | {"image": files[row.image_id], "image_id": row.image_id, "text": row.text}
+            row.extra
+            | {"image": files[row.path], "image_id": row.image_id, "text": row.text}
+            | (
+                {"negatives": _relative(files[p] for p in near.get(row.image_id, ()))}
+                if row.negatives
+                else {}
+            )
             for row in parts[split]
         )
-    truth = {split: _pair_truth(parts[split], _corpus(splits[split])) for split in SPLITS}
+    truth = {split: _pair_truth(parts[split], _corpus(splits[split]), split) for split in SPLITS}
     licences = {row.extra.get(key, "") for row in taken for key in ("licence", "license")} - {""}
     counts = ", ".join(f"{len(parts[split]):,} {split}" for split in SPLITS)
     print(f"{len(rows):,} rows: {counts}; {len(rows) - len(taken):,} more than the profile takes.")
     licence = ", ".join(sorted(licences)) or "not stated; see the columns of each row"
-    return Collection(Path(source).resolve().name, licence, splits, truth, has_specs=False)
+    return Collection(name or Path(source).resolve().name, licence, splits, truth, has_specs=False)
 
 
-def _split(rows: Sequence[Row], profile: Profile, source: Path) -> dict[str, list[Row]]:
-    """About 80/10/10, with more to evaluate on where rows are few; a hash decides which group goes where."""
-    n, needed = len(rows), MIN_ROWS[profile.name]
-    if n < needed:
-        raise DataError(source, [f"it has {n} rows, the profile {profile.name} needs {needed}; add some"])
-    room = {
-        "test": min(profile.n_test, max(n // 10, min(150, n // 4))),
-        "validation": min(profile.n_validation, max(n // 10, min(100, n // 6))),
-        "train": profile.n_train,
-    }
-
-    def chance(group: list[int]) -> bytes:
-        first = min(rows[i].image_id for i in group)
-        return hashlib.sha256(f"{profile.seed} {first}".encode()).digest()
-
-    groups = sorted(_groups(rows), key=chance)
-    parts: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for group in groups:
-        if split := next((s for s, size in room.items() if len(parts[s]) + len(group) <= size), None):
-            parts[split] += group
-    if empty := [split for split in SPLITS if not parts[split]]:
-        what = f"its {n} rows are {len(groups)} different ones (texts equal, or pictures that look alike)"
-        raise DataError(source, [f"{what}, too few to fill {', '.join(empty)}; add others"])
-    return {split: [rows[i] for i in sorted(parts[split])] for split in SPLITS}
+def _training_negatives(parts: Mapping[str, Sequence[Row]]) -> dict[str, list[Path]]:
+    """Near misses of the training rows, without what training must not see: pictures of other splits."""
+    apart = {row.content for split in SPLITS[1:] for row in parts[split]}
+    own = {row.content: row.path for row in parts["train"]}
+    return {
+        row.image_id: [own.get(content, path) for path, content in row.negatives
+                       if content not in apart and content != row.content]
+        for row in parts["train"]
+    }  # fmt: skip
 
 
-def _groups(rows: Sequence[Row]) -> list[list[int]]:
-    """Positions of rows that belong together, if only through others between them."""
-    marks = np.stack([row.fingerprint for row in rows])
-    links = [close_pairs(marks, marks, LOOKS_ALIKE)[:, :2]]
-    for key in (_text_key, lambda row: row.content):
-        first: dict[str, int] = {}
-        links.append(np.array([(first.setdefault(key(row), i), i) for i, row in enumerate(rows)]))
-    left, right = np.concatenate(links).T
-    graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(rows), len(rows)))
-    groups: dict[int, list[int]] = {}
-    for i, label in enumerate(connected_components(graph, directed=False)[1]):
-        groups.setdefault(label, []).append(i)
-    return list(groups.values())
+def _relative(files: Iterable[str]) -> str:
+    return json.dumps([f"images/{Path(file).name}" for file in dict.fromkeys(files)])
 
 
-def _text_key(row: Row) -> str:
-    return " ".join(row.text.casefold().split())
-
-
-def _pair_truth(rows: Sequence[Row], corpus: dict[str, str]) -> Retrieval:
+def _pair_truth(rows: Sequence[Row], corpus: dict[str, str], split: str) -> Retrieval:
+    """A query for each text. A class is asked for once; in training by up to PER_CLASS of its pictures."""
     same: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        for key in (("text", _text_key(row)), ("pixels", row.content)):
+        for key in {("pixels", row.content), *(("text", plain(text)) for text in row.texts)}:
             same.setdefault(key, []).append(row.image_id)
-    median = np.median([len(row.text.split()) for row in rows])
-    truth = Retrieval({}, corpus, {}, {})
+    median = np.median([len(text.split()) for row in rows for text in row.texts])
+    truth, asked = Retrieval({}, corpus, {}, {}), Counter()
     for row in rows:
-        query = f"q-{row.image_id}"
-        truth.queries[query] = row.text
-        answers = {*same["text", _text_key(row)], *same["pixels", row.content]}
-        truth.qrels[query] = dict.fromkeys(sorted(answers), 1)
-        name = "short text" if len(row.text.split()) <= median else "long text"
-        truth.slices.setdefault(name, []).append(query)
+        for number, text in enumerate(row.texts):
+            asked[text] += 1
+            if row.is_class and asked[text] > (PER_CLASS if split == "train" else 1):
+                continue
+            query = f"q-{row.image_id}" + (f"#{number}" if number else "")
+            truth.queries[query] = text
+            answers = {*same["text", plain(text)], *same["pixels", row.content]}
+            truth.qrels[query] = dict.fromkeys(sorted(answers), 1)
+            name = "short text" if len(text.split()) <= median else "long text"
+            truth.slices.setdefault(name, []).append(query)
     return truth
 
 

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from mmhelpers.pictures import MAX_PIXELS, fingerprint, in_threads, load_picture
+from mmhelpers.profiles import class_folders
 
 N_LISTED = 50
 RESERVED = {"image", "spec"}  # the schema of mmhelpers.data fills these
@@ -35,15 +36,30 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row that was checked: `extra` holds its other columns, `content` is equal for equal pixels."""
+    """A row that was checked.
+
+    Args:
+        number: of its line; path: of its picture.
+        texts: the first is `text`, the others say the same picture in other words.
+        extra: its other columns. content: equal for equal pixels.
+        is_class: its text names a class, and so belongs to many pictures.
+        negatives: pictures that are near misses for its texts, with their content.
+    """
 
     number: int
     path: Path
     image_id: str
-    text: str
+    texts: tuple[str, ...]
     extra: dict[str, str]
     fingerprint: np.ndarray
     content: str
+    is_class: bool = False
+    negatives: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The text of its training pair."""
+        return self.texts[0]
 
 
 class _Report:
@@ -62,53 +78,102 @@ class _Report:
             raise DataError(self.metadata.parent, [line for _, line in in_order])
 
 
-def read_folder(source: Path | str) -> list[Row]:
-    """Read and check a folder of pictures with `metadata.jsonl` or `metadata.csv`.
+def read_folder(source: Path | str, columns: Mapping[str, str] | None = None) -> list[Row]:
+    """Read and check pictures with their texts.
 
-    The metadata has `file_name` (relative to the folder), `text`, and optionally a unique `image_id` (else
-    file_name serves); other columns are kept as text with their row. Every picture is decoded.
+    Args:
+        source: a folder with `metadata.jsonl` or `metadata.csv`; such a file under another name; or an
+            ImageFolder without metadata, where the folders' names are classes.
+        columns: our name -> the name in the file, where they differ: {"file_name": "path"}.
+
+    The metadata has `file_name` (relative to its folder), `text`, and optionally a unique `image_id` (else
+    file_name serves). In place of `text` there may be `label`, the name of a class. JSON may list further
+    texts of a picture in `texts`, and the file names of near misses in `negatives`. All columns but the first
+    three are kept as text with their row. Every picture is decoded.
 
     Raises: DataError with everything that is wrong, by row. No row is ever left out silently.
     """
-    root = Path(source)
-    report = _Report(_metadata_file(root))
-    entries = _entries(report)
+    metadata = _metadata_file(Path(source))
+    root, report = (metadata.parent if metadata.is_file() else metadata), _Report(metadata)
+    entries = _entries(report, columns or {}) if metadata.is_file() else _class_folders(root)
     if any(row == 0 for row, _ in report.found):
         report.stop_if_any()  # without its columns, every row would only repeat the problem
     checked = [(row, entry) for row, entry in entries if _is_good(root, row, entry, report)]
     _check_unique(entries, report)
-    paths = [root / PurePosixPath(entry["file_name"]) for _, entry in checked]
+    names = [(entry["file_name"], *_listed(entry, "negatives")) for _, entry in checked]
+    paths = {name: root / PurePosixPath(name) for own in names for name in own}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd tags; its size limit is above ours
-        looks = list(in_threads(_look, paths, "checking pictures"))
+        looks = dict(zip(paths, in_threads(_look, list(paths.values()), "checking pictures"), strict=True))
     rows = []
-    for (row, entry), path, look in zip(checked, paths, looks, strict=True):
-        if isinstance(look, str):
-            report.add(row, look, entry["file_name"])
-        else:
-            extra = {k: _as_text(v) for k, v in entry.items() if k not in ("file_name", "image_id", "text")}
-            image_id = entry.get("image_id", entry["file_name"])
-            rows.append(Row(row, path, image_id, entry["text"], extra, *look))
+    for (row, entry), own in zip(checked, names, strict=True):
+        problems = [(name, looks[name]) for name in own if isinstance(looks[name], str)]
+        for name, what in problems:
+            report.add(row, what, name)
+        if not problems:
+            near = tuple((paths[name], looks[name][1]) for name in own[1:])
+            rows.append(_row(row, entry, paths[own[0]], looks[own[0]], near))
     report.stop_if_any()
     return rows
 
 
-def _metadata_file(root: Path) -> Path:
-    if not root.is_dir():
-        raise DataError(root.absolute(), ["there is no such folder; check DATA"])
-    names = [name for name in ("metadata.jsonl", "metadata.csv") if os.path.lexists(root / name)]
-    if len(names) == 1 and (root / names[0]).is_file() and not (root / names[0]).is_symlink():
-        return root / names[0]
+def _row(number: int, entry: dict, path: Path, look: tuple[np.ndarray, str], negatives: tuple) -> Row:
+    extra = {k: _as_text(v) for k, v in entry.items() if k not in ("file_name", "image_id", "text")}
+    texts = dict.fromkeys([_text(entry), *_listed(entry, "texts")])  # each once
+    image_id, is_class = entry.get("image_id", entry["file_name"]), "text" not in entry
+    return Row(number, path, image_id, tuple(texts), extra, *look, is_class, negatives)
+
+
+def _text(entry: dict) -> object:
+    return entry.get("text", entry.get("label"))
+
+
+def _listed(entry: dict, column: str) -> list:
+    """A column that is a list in JSON; a plain text of that name is like any other column."""
+    return entry[column] if isinstance(entry.get(column), list) else []
+
+
+def _metadata_file(source: Path) -> Path:
+    """The file that describes the pictures, or the folder itself where its folders are classes."""
+    if source.is_file() and source.suffix in (".csv", ".jsonl"):
+        return source
+    if not source.is_dir():
+        raise DataError(source.absolute(), ["there is no such folder; check DATA"])
+    names = [name for name in ("metadata.jsonl", "metadata.csv") if os.path.lexists(source / name)]
+    if len(names) == 1 and (source / names[0]).is_file() and not (source / names[0]).is_symlink():
+        return source / names[0]
+    if not names and class_folders(source):
+        return source
     if not names:
         what = "there is no metadata.jsonl or metadata.csv; write one with file_name and text a picture"
     elif len(names) == 2:
         what = "there are both metadata.jsonl and metadata.csv; keep one of them"
     else:
         what = f"{names[0]} is a symbolic link or not a file; put the file itself there"
-    raise DataError(root, [what])
+    raise DataError(source, [what])
 
 
-def _entries(report: _Report) -> list[Entry]:
+def _class_folders(root: Path) -> list[Entry]:
+    """The rows of an ImageFolder as `datasets` reads it; the classes' names without their underscores."""
+    from datasets import Image as ImageFeature
+    from datasets import load_dataset
+
+    try:
+        found = load_dataset("imagefolder", data_dir=str(root), streaming=True)
+        splits = [split.cast_column("image", ImageFeature(decode=False)) for split in found.values()]
+        names = [(row, split.features["label"].names) for split in splits for row in split]
+    except (KeyError, FileNotFoundError, ValueError) as error:  # no classes, no pictures
+        what = "there is no metadata.jsonl or metadata.csv, and its folders are not one for each class"
+        raise DataError(
+            root, [f"{what}; write a metadata.jsonl with file_name and text a picture"]
+        ) from error
+    files = [Path(row["image"]["path"]).relative_to(root.resolve()).as_posix() for row, _ in names]
+    labels = [classes[row["label"]].replace("_", " ") for row, classes in names]
+    pairs = enumerate(zip(files, labels, strict=True), 1)
+    return [(number, {"file_name": file, "label": label}) for number, (file, label) in pairs]
+
+
+def _entries(report: _Report, renamed: Mapping[str, str]) -> list[Entry]:
     raw = report.metadata.read_bytes()
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         report.add(0, "is UTF-16; save it as UTF-8 (in Excel: 'CSV UTF-8')")
@@ -118,12 +183,13 @@ def _entries(report: _Report) -> list[Entry]:
     columns = list(dict.fromkeys(column for _, entry in entries for column in entry))
     if not entries and not report.found:
         report.add(0, "has no rows; write one for every picture, with file_name and text")
-    for column in ("file_name", "text"):
-        if entries and column not in columns:
+    for column in [renamed.get(column, column) for column in ("file_name", "text")] if entries else []:
+        if column not in columns and (column, "label" in columns) != ("text", True):
             report.add(0, f"has no column {column!r}; its columns are {', '.join(map(repr, columns))}")
-    for column in sorted(RESERVED.intersection(columns)):
+    ours = {theirs: name for name, theirs in renamed.items()}
+    for column in sorted(RESERVED.intersection(columns) - ours.keys()):
         report.add(0, f"has a column {column!r}, a name that is taken; rename the column")
-    return entries
+    return [(row, {ours.get(name, name): value for name, value in entry.items()}) for row, entry in entries]
 
 
 def _jsonl(raw: bytes, report: _Report) -> Iterator[Entry]:
@@ -173,7 +239,7 @@ def _csv(raw: bytes, report: _Report) -> Iterator[Entry]:
 
 def _is_good(root: Path, row: int, entry: dict, report: _Report) -> bool:
     """Whether the fields of a row can be used; what is wrong goes into the report."""
-    before, name, text = len(report.found), entry.get("file_name"), entry.get("text")
+    before, name, text = len(report.found), entry.get("file_name"), _text(entry)
     try:
         json.dumps(entry, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -185,6 +251,13 @@ def _is_good(root: Path, row: int, entry: dict, report: _Report) -> bool:
         report.add(row, problem, name)
     if not _has_ink(text):
         report.add(row, f"text must say something, not {text!r}; write what the picture shows", name)
+    for other in _listed(entry, "texts"):
+        if not _has_ink(other):
+            report.add(row, f"texts must be a list of texts that say something, not {other!r}", name)
+    for other in _listed(entry, "negatives"):
+        problem = _path_problem(root, other) if _has_ink(other) else "is no path of a picture"
+        if problem:
+            report.add(row, f"negatives: {problem}", other)
     if not _has_ink(entry.get("image_id", "none given")):
         report.add(row, f"image_id must be a string, not {entry['image_id']!r}", name)
     return len(report.found) == before

@@ -8,13 +8,16 @@ the device.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 CLIP_MINI = Path(__file__).resolve().parent / "clip_mini"
 CATALOGUE = "catalogue"
+TABLES = (".csv", ".jsonl", ".parquet")
 
 
 class ProfileError(ValueError):
@@ -142,43 +145,89 @@ def active(name: str | None = None) -> Profile:
 
 
 def data_source(value: str | None = None) -> str:
-    """Whose pictures: "catalogue", or the absolute path of a folder with metadata.jsonl or metadata.csv.
+    """Whose pictures: "catalogue", "figures", "figures:<name>", "hub:<id>", or an absolute path.
+
+    The path is that of a folder or a table. Options may follow an id or a path, behind a question mark.
 
     Args:
         value: overrides MM_DATA. A relative path starts where the command was typed; in a notebook, whose
             kernel runs in `notebooks/`, at the repository.
 
     Raises:
-        ProfileError: neither of the two.
+        ProfileError: none of these.
     """
     value = value or os.environ.get("MM_DATA") or CATALOGUE
-    if value == CATALOGUE:
+    place, mark, options = value.partition("?")
+    if value == CATALOGUE or place.partition(":")[0] == "figures":
         return value
-    folder = _folder(value)
-    choices = f'choose "{CATALOGUE}", or a folder with pictures and metadata.jsonl (or metadata.csv)'
-    if folder is None:
+    if place.startswith("hub:"):
+        copy = _found(place.removeprefix("hub:"))
+        return value if copy is None else f"hub:{copy}{mark}{options}"
+    if not mark and place.partition(":")[0] == "hub":
+        raise ProfileError(f"DATA {value!r} lacks an id; write hub:owner/name")
+    found = _found(place)
+    choices = (
+        f'choose "{CATALOGUE}", or a folder with pictures and metadata.jsonl (or metadata.csv), a folder '
+        f"with a folder of pictures for each class, a table ({', '.join(TABLES)}), figures, or hub:<id>"
+    )
+    if found is None:
         raise ProfileError(f"DATA {value!r} is not a folder (looked from {Path.cwd()}); {choices}")
-    if not any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv")):
-        raise ProfileError(f"DATA {value!r}: {folder} has no metadata.jsonl or metadata.csv; {choices}")
-    return str(folder)
+    names = ("metadata.jsonl", "metadata.csv")
+    if found.is_dir() and not any((found / name).is_file() for name in names) and not class_folders(found):
+        raise ProfileError(f"DATA {value!r}: {found} has no metadata.jsonl or metadata.csv; {choices}")
+    if found.is_file() and found.suffix not in TABLES:
+        raise ProfileError(f"DATA {value!r} is not a folder, nor a table that can be read; {choices}")
+    return f"{found}{mark}{options}"
+
+
+def with_options(source: str) -> tuple[str, dict[str, str]]:
+    """A source and the options behind its question mark: "a.csv?text=title" -> "a.csv", {"text": "title"}."""
+    place, _, options = source.partition("?")
+    return place, dict(parse_qsl(options, keep_blank_values=True))
+
+
+def class_folders(folder: Path) -> bool:
+    """Whether it is an ImageFolder: pictures in two or more of its <class>/ or <split>/<class>/."""
+    found = set()
+    for path in itertools.chain(folder.glob("*/*"), folder.glob("*/*/*")):
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
+            found.add(path.parent)
+        if len(found) > 1:
+            return True
+    return False
+
+
+def downloads() -> Path:
+    """Where fetched data sets are kept: MM_DOWNLOADS, or the repository's downloads/."""
+    return Path(os.environ.get("MM_DOWNLOADS") or repository() / "downloads").resolve()
 
 
 def data_slug(source: str) -> str:
-    """The source as a folder name: "catalogue", or the folder's own name in plain letters."""
-    return re.sub(r"[^a-z0-9]+", "-", Path(source).name.lower()).strip("-") or "folder"
+    """The source as a folder name: "catalogue", the folder's own name, or the id, in plain letters."""
+    name = source
+    if Path(place := source.removeprefix("hub:")).is_absolute():
+        name = ("hub " if place != source else "") + Path(place).name
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "folder"
+    return slug if len(slug) <= 60 else f"{slug[:50]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def fingerprint(profile: Profile, source: str) -> str:
     """16 hex digits for everything outside the notebooks that decides results.
 
     That is the profile's sizes, the base model (a folder by its files, so that it may move) and the
-    data (a folder by its metadata and the names and sizes of its other files).
+    data (a folder by its metadata and the names and sizes of its other files, a table by itself; what is
+    fetched by its name).
     """
     sizes = {key: value for key, value in asdict(profile).items() if key not in ("minutes", "base_model")}
     digest = hashlib.sha256(repr(sorted(sizes.items())).encode())
     base = Path(profile.base_model)
     digest.update(_folder_digest(base, whole=True) if base.is_dir() else profile.base_model.encode())
-    digest.update(_folder_digest(Path(source)) if source != CATALOGUE else source.encode())
+    place, options = with_options(source)
+    if (path := Path(place)).is_absolute():
+        digest.update(_folder_digest(path) if path.is_dir() else _table_digest(path))
+        digest.update(repr(sorted(options.items())).encode() if options else b"")
+    else:
+        digest.update(source.encode())
     return digest.hexdigest()[:16]
 
 
@@ -193,14 +242,22 @@ def _folder_digest(folder: Path, whole: bool = False) -> bytes:
     return digest.digest()
 
 
-def _folder(value: str) -> Path | None:
+def _table_digest(table: Path) -> bytes:
+    """A table by its bytes; of Parquet, which may be large, by its size and end, where its statistics are."""
+    with open(table, "rb") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(max(0, size - (1 << 20)) if table.suffix == ".parquet" else 0)
+        return hashlib.sha256(f"{size}".encode() + handle.read()).digest()
+
+
+def _found(value: str) -> Path | None:
     path = Path(value).expanduser()
-    found = (base / path for base in (Path.cwd(), repository()) if (base / path).is_dir())
-    return next((folder.resolve() for folder in found), None)
+    found = (base / path for base in (Path.cwd(), repository()) if (base / path).exists())
+    return next((place.resolve() for place in found), None)
 
 
 def _base_model(value: str) -> str:
-    if (folder := _folder(value)) is not None:
+    if (folder := _found(value)) is not None and folder.is_dir():
         return str(folder)
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", value):
         return value

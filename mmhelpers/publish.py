@@ -20,6 +20,19 @@ from mmhelpers.evaluation import results_table
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+BADGES = re.compile(r"^\[!\[Open in Colab\].*\n+", re.MULTILINE)  # one line, written by scripts/badges.py
+
+# What every notebook says of itself: the kernel, and that Colab and Kaggle should give it a GPU.
+METADATA = {
+    "accelerator": "GPU",
+    "colab": {"gpuType": "T4", "provenance": []},
+    "kaggle": {
+        "accelerator": "nvidiaTeslaT4", "dataSources": [], "isGpuEnabled": True, "isInternetEnabled": True,
+        "language": "python", "sourceType": "notebook",
+    },
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}  # fmt: skip
 
 # The template of nbconvert without its scripts, which would be fetched from the network, and with folded
 # solutions.
@@ -37,11 +50,15 @@ TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
 
 
 def html(notebook: NotebookNode, title: str, folder: Path) -> str:
-    """One self-contained page that opens without a network.
+    """One self-contained page that opens without a network, so without the badges, which are fetched.
 
     Args:
         folder: where the notebook lies; pictures in its markdown are looked up from there.
     """
+    notebook = nbformat.from_dict(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = BADGES.sub("", cell.source)
     exporter = HTMLExporter(
         extra_loaders=[DictLoader({"course.html.j2": TEMPLATE})],
         template_file="course.html.j2",
@@ -51,6 +68,11 @@ def html(notebook: NotebookNode, title: str, folder: Path) -> str:
     return exporter.from_notebook_node(
         notebook, resources={"metadata": {"name": title, "path": str(folder)}}
     )[0]
+
+
+def is_set_up(cell: NotebookNode) -> bool:
+    """Whether a cell is the set-up cell, the same in every notebook, which computes nothing."""
+    return "colab" in cell.metadata.get("tags", [])
 
 
 def with_outputs(current: NotebookNode, executed: NotebookNode) -> NotebookNode:
@@ -76,10 +98,7 @@ def normalised(notebook: NotebookNode, root: Path) -> NotebookNode:
         ValueError: a path of this machine remains; the message names cell and path.
     """
     result = nbformat.from_dict(notebook)
-    result.metadata = nbformat.from_dict({
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    })  # fmt: skip
+    result.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(result.cells):
         kept = {key: cell.metadata[key] for key in ("jupyter", "tags") if key in cell.metadata}
         cell.metadata = nbformat.from_dict(kept)

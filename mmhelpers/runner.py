@@ -1,6 +1,6 @@
 """Run the notebooks headless, in order, with progress; go on where a run stopped.
 
-    python -m mmhelpers.runner run [--profile smoke] [--data FOLDER] [--only 02 03]
+    python -m mmhelpers.runner run [--profile smoke] [--data SOURCE] [--only 02 03]
     python -m mmhelpers.runner commit-outputs     (executed laptop notebooks -> notebooks/)
     python -m mmhelpers.runner table              (scoreboard -> README.md)
 
@@ -37,7 +37,7 @@ from mmhelpers.evaluation import text_table
 from mmhelpers.progress import Progress
 
 PACKAGE = Path(__file__).resolve().parent
-NOT_RESULTS = ("runner.py", "publish.py")  # a change here cannot change what a notebook computes
+NOT_RESULTS = ("runner.py", "publish.py", "hosted.py")  # a change here cannot change what a notebook computes
 
 
 class NotebookFailed(RuntimeError):
@@ -102,7 +102,8 @@ class Run:
         """16 hex digits for all that decides what a notebook computes, but for the artefacts it reads."""
         digest = hashlib.sha256(profiles.fingerprint(self.workspace.profile, self.workspace.source).encode())
         for cell in publish.code_cells(notebook):
-            digest.update(cell.source.encode() + b"\0")
+            if not publish.is_set_up(cell):  # another address of the course is no reason to run again
+                digest.update(cell.source.encode() + b"\0")
         for path in sorted(PACKAGE.rglob("*.py")):
             if path.name not in NOT_RESULTS:
                 digest.update(path.read_bytes())
@@ -275,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("run", help="run the notebooks that have not run yet")
     command.add_argument("--profile", help=f"{', '.join(profiles.PROFILES)}; default: from the machine")
-    command.add_argument("--data", help=f"{profiles.CATALOGUE}, or a folder with metadata.jsonl")
+    command.add_argument("--data", help=f"{profiles.CATALOGUE}, figures, hub:<id>, a folder, or a table")
     command.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks, such as 02")
     command.add_argument("--notebooks", type=Path, help="folder of the notebooks")
     command.add_argument("--build", type=Path, help="folder for executed copies")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,6 +218,56 @@ def test_same_text_or_same_pixels_answer_a_query(tmp_path: Path) -> None:
         assert sorted(answers) == sorted(ids[i - i % 2 : i - i % 2 + 2])
 
 
+def test_several_texts_are_several_queries(tmp_path: Path) -> None:
+    source, rows = a_folder(tmp_path / "source", 60)
+    for i, row in enumerate(rows):
+        row["texts"] = [f"picture {i} in other words", *(["in words of two"] if i in (7, 8) else [])]
+    write(source, rows)
+    collection = data.from_folder(source, SMOKE, tmp_path / "out")
+    where = split_of(collection)
+    assert where["images/7.png"] == where["images/8.png"], "they share a text"
+    for split, truth in collection.truth.items():
+        shared = 1 if split == where["images/7.png"] else 0
+        assert len(truth.queries) == 2 * len(truth.corpus) + 2 * shared
+        for image_id in truth.corpus:
+            second = f"q-{image_id}#1"
+            assert truth.queries[second] == f"picture {image_id[7:-4]} in other words"
+            assert truth.qrels[second] == {image_id: 1}
+    both = collection.truth[where["images/7.png"]].qrels["q-images/8.png#2"]
+    assert both == {"images/7.png": 1, "images/8.png": 1}
+
+
+def test_classes_are_asked_for_once_and_cross_the_splits(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(data, "PER_CLASS", 10)
+    for i in range(80):
+        (tmp_path / "source" / f"class_{i % 3}").mkdir(parents=True, exist_ok=True)
+        a_picture(i).save(tmp_path / "source" / f"class_{i % 3}" / f"{i}.png")
+    collection = data.open_source(str(tmp_path / "source"), SMOKE, tmp_path / "out")
+    for split, truth in collection.truth.items():
+        labels = dict(zip(truth.corpus, collection.splits[split]["text"], strict=True))
+        assert set(labels.values()) == {f"class {k}" for k in range(3)}
+        asked = Counter(truth.queries.values())
+        assert set(asked) == set(labels.values())
+        if split == "train":
+            assert set(asked.values()) == {min(10, n) for n in Counter(labels.values()).values()}
+        else:
+            assert set(asked.values()) == {1}
+        for query, text in truth.queries.items():
+            assert set(truth.qrels[query]) == {image for image, label in labels.items() if label == text}
+
+
+def test_a_table_with_options(tmp_path: Path) -> None:
+    source, rows = a_folder(tmp_path / "source", 50)
+    from_jsonl = contents(data.from_folder(source, SMOKE, tmp_path / "a", name="my.csv"))
+    (source / "metadata.jsonl").unlink()
+    lines = ["where,what", *(f"{row['file_name']},{row['text']}" for row in rows)]
+    (source / "my.csv").write_text("\n".join(lines), encoding="utf-8")
+    opened = data.open_source(f"{source}/my.csv?image=where&text=what", SMOKE, tmp_path / "b")
+    assert contents(opened) == from_jsonl
+    with pytest.raises(DataError, match="no option 'img'; there are image, text, id"):
+        data.open_source(f"{source}/my.csv?img=where&text=what", SMOKE, tmp_path / "c")
+
+
 def test_profile_sizes_are_limits(tmp_path: Path) -> None:
     source, _ = a_folder(tmp_path / "source", 100)
     profile = replace(SMOKE, n_train=20, n_validation=8, n_test=9)
@@ -231,9 +282,9 @@ def test_profile_sizes_are_limits(tmp_path: Path) -> None:
 )
 def test_split_sizes(n: int, sizes: tuple[int, ...]) -> None:
     marks = np.random.default_rng(0).integers(0, 2**63, (n, 8), dtype=np.uint64)
-    rows = [data.Row(i, Path(), f"{i}", f"{i}", {}, marks[i], f"{i}") for i in range(n)]
+    rows = [data.Row(i, Path(), f"{i}", (f"{i}",), {}, marks[i], f"{i}") for i in range(n)]
     profile = PROFILES["laptop" if n >= 200 else "smoke"]
-    parts = data._split(rows, profile, Path("source"))
+    parts = data.split_rows(rows, profile, Path("source"))
     assert tuple(len(parts[name]) for name in data.SPLITS) == sizes
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -49,6 +49,7 @@ def the_problem(root: Path, *words: str) -> None:
 def test_good_folder(tmp_path: Path) -> None:
     root, rows = a_folder(tmp_path, credit="me")
     read = read_folder(root)
+    assert all(r.texts == (r.text,) and not r.is_class and not r.negatives for r in read)
     assert [(r.number, r.image_id, r.text, r.extra) for r in read] == [
         (i + 1, row["file_name"], row["text"], {"credit": "me"}) for i, row in enumerate(rows)
     ]
@@ -322,3 +323,72 @@ def test_close_pairs_equal_counting_bit_by_bit() -> None:
     marks = np.packbits(bits, axis=1).view(np.uint64)
     slow = [(i, j, d) for i in range(70) for j in range(150) if (d := int((bits[i] != bits[j]).sum())) <= 245]
     assert pictures.close_pairs(marks[:70], marks, 245).tolist() == [list(pair) for pair in slow]
+
+
+def test_several_texts_and_negatives(tmp_path: Path) -> None:
+    root, rows = a_folder(tmp_path)
+    rows[0] |= {"texts": ["in other words", rows[0]["text"]], "negatives": ["images/1.png", "images/9.png"]}
+    rows[1] |= {"texts": "a plain column", "negatives": None}
+    a_picture(9).save(root / "images/9.png")
+    write(root, rows)
+    first, second, third = read_folder(root)
+    assert first.texts == ("picture number 0", "in other words"), "each once"
+    assert [path.name for path, _ in first.negatives] == ["1.png", "9.png"]
+    assert first.negatives[0][1] == second.content != first.negatives[1][1]
+    assert second.extra["texts"] == "a plain column" and second.texts == (second.text,)
+    assert not second.negatives and not third.negatives
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"texts": ["good", " "]}, ["texts must be a list", "' '"]),
+        ({"texts": [["nested"]]}, ["texts must be a list"]),
+        ({"negatives": ["../outside.png"]}, ["(../outside.png)", "negatives", "leaves the folder"]),
+        ({"negatives": ["images/none.png"]}, ["negatives", "is missing"]),
+        ({"negatives": [3]}, ["negatives", "no path"]),
+        ({"negatives": ["metadata.jsonl"]}, ["(metadata.jsonl)", "cannot be used"]),
+    ],
+)
+def test_bad_lists(tmp_path: Path, columns: dict, words: list[str]) -> None:
+    a_picture().save(tmp_path / "outside.png")
+    root, rows = a_folder(tmp_path / "folder")
+    write(root, [rows[0], rows[1] | columns, rows[2]])
+    the_problem(root, "row 2", *words)
+
+
+def test_a_label_is_a_class(tmp_path: Path) -> None:
+    root, rows = a_folder(tmp_path)
+    write(root, [{"file_name": row["file_name"], "label": "a mug"} for row in rows])
+    read = read_folder(root)
+    assert all(row.is_class and row.text == "a mug" and row.extra == {"label": "a mug"} for row in read)
+    write(root, [row | {"label": "a mug"} for row in rows])
+    assert not any(row.is_class for row in read_folder(root)), "a text says more"
+
+
+def test_a_table_with_other_names(tmp_path: Path) -> None:
+    root, rows = a_folder(tmp_path)
+    expected = [(row["file_name"], row["text"]) for row in rows]
+    lines = ["picture,title,spec", *(f"{name},{text},x" for name, text in expected)]
+    (root / "my table.csv").write_text("\n".join(lines), encoding="utf-8")
+    columns = {"file_name": "picture", "text": "title"}
+    (root / "metadata.jsonl").unlink()
+    with pytest.raises(DataError, match="'spec', a name that is taken"):
+        read_folder(root / "my table.csv", columns)
+    read = read_folder(root / "my table.csv", columns | {"credit": "spec"})
+    assert [(row.image_id, row.text) for row in read] == expected and read[0].extra == {"credit": "x"}
+    with pytest.raises(DataError, match="no column 'titel'; its columns are 'picture', 'title', 'spec'"):
+        read_folder(root / "my table.csv", {"file_name": "picture", "text": "titel", "credit": "spec"})
+
+
+@pytest.mark.parametrize("above", ["", "train"])
+def test_an_image_folder(tmp_path: Path, above: str) -> None:
+    for number, name in enumerate(["red_mug", "red_mug", "lamp"]):
+        (tmp_path / above / name).mkdir(parents=True, exist_ok=True)
+        a_picture(number).save(tmp_path / above / name / f"{number}.png")
+    read = sorted(read_folder(tmp_path), key=lambda row: row.path.name)
+    assert [row.text for row in read] == ["red mug", "red mug", "lamp"] and all(row.is_class for row in read)
+    assert [row.image_id for row in read] == [str(PurePosixPath(above, f)) for f in
+                                              ("red_mug/0.png", "red_mug/1.png", "lamp/2.png")]  # fmt: skip
+    (tmp_path / above / "lamp" / "2.png").write_bytes(b"no picture")
+    the_problem(tmp_path, "(" + str(PurePosixPath(above, "lamp/2.png")) + ")", "cannot be used")

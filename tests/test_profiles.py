@@ -115,3 +115,57 @@ def test_base_model_counts_by_its_weights(tmp_path):
     first = profiles.fingerprint(profile, "catalogue")
     weights.write_bytes(b"2")
     assert first != profiles.fingerprint(profile, "catalogue")
+
+
+@pytest.mark.parametrize(
+    ("source", "slug"),
+    [
+        ("figures", "figures"),
+        ("figures:medical", "figures-medical"),
+        ("hub:flickr8k", "hub-flickr8k"),
+        ("hub:owner/name@main?text=caption", "hub-owner-name-main-text-caption"),
+        ("hub:owner/name?text=" + ",".join("abcdefghijklmnopqrstuvwxyz"), None),
+    ],
+)
+def test_sources_that_are_fetched(source, slug):
+    assert profiles.data_source(source) == source
+    assert profiles.data_slug(source) == slug or (slug is None and len(profiles.data_slug(source)) == 59)
+    smoke = PROFILES["smoke"]
+    assert profiles.fingerprint(smoke, source) != profiles.fingerprint(smoke, source + "x")
+
+
+def test_a_table_and_a_copy_of_a_repository(pictures, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    table = pictures / "table.csv"
+    table.write_text("image,text\n")
+    assert profiles.data_source("My Pictures/table.csv?text=title") == f"{table}?text=title"
+    assert profiles.data_slug(f"{table}?text=title") == "table-csv-text-title"
+    assert profiles.with_options(f"{table}?text=a%26b&id=c") == (str(table), {"text": "a&b", "id": "c"})
+    assert profiles.data_source("hub:My Pictures?text=title") == f"hub:{pictures}?text=title"
+    assert profiles.data_slug(f"hub:{pictures}?text=title") == "hub-my-pictures-text-title"
+    (pictures / "table.txt").write_text("")
+    with pytest.raises(ProfileError, match="nor a table that can be read"):
+        profiles.data_source("My Pictures/table.txt")
+    with pytest.raises(ProfileError, match="lacks an id; write hub:owner/name"):
+        profiles.data_source("hub")
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+def test_fingerprint_follows_a_table(tmp_path, name):
+    (tmp_path / name).write_bytes(b"1" * (1 << 21))
+    smoke, source = PROFILES["smoke"], str(tmp_path / name)
+    first = profiles.fingerprint(smoke, source)
+    assert first != profiles.fingerprint(smoke, f"{source}?text=title")
+    (tmp_path / name).write_bytes(b"1" * ((1 << 21) - 1) + b"2")
+    assert first != profiles.fingerprint(smoke, source)
+
+
+def test_folders_of_classes(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").touch()
+    assert not profiles.class_folders(tmp_path), "one folder is no choice of classes"
+    with pytest.raises(ProfileError, match="has no metadata.jsonl"):
+        profiles.data_source(str(tmp_path))
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "a.JPG").touch()
+    assert profiles.data_source(str(tmp_path)) == str(tmp_path)
