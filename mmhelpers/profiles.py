@@ -102,7 +102,7 @@ PROFILES = {
             name="laptop", base_model=str(CLIP_MINI), image_size=96,
             n_train=5000, n_validation=500, n_test=1000, n_queries=1000, n_queries_validation=200,
             n_queries_train=8000, batch_size=128, finetune_epochs=1.5, study_steps=40, hard_negative_epochs=2,
-            reranker_steps=1100, candidates=50, seed=0, minutes=(1, 4, 4, 4.5, 1),
+            reranker_steps=1100, candidates=100, seed=0, minutes=(1, 4, 4, 4.5, 1),
         ),
         Profile(
             name="gpu", image_size=224,
