@@ -18,7 +18,7 @@ house jargon and no families. The recipe, and why:
 * Sine-cosine positions and mimetic attention (Trockman & Kolter 2023, arXiv:2305.09828) give the
   image tower the locality that a transformer otherwise needs millions of pictures to find.
 * The hidden matrices are trained with Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon). From one
-  checkpoint and in the same two minutes it took the attribute loss of unseen pictures down by about
+  checkpoint and in the same two minutes (one run of each) it took the attribute loss of unseen pictures down by about
   twice as much as AdamW did.
 * The learning rate is warm, constant, then decays (so a finished run can be extended from the
   checkpoint before the decay). Small batches: seeing attributes asks for many steps, not many negatives.
@@ -174,7 +174,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: `torch.optim.Muon` with its `match_rms_adamw`, but for many small matrices.
 
     torch's works on one matrix at a time and in bf16, which on a CPU takes as long as the step itself; here
-    matrices of one shape go through the Newton-Schulz iteration together, in fp32, five times faster.
+    matrices of one shape go through the Newton-Schulz iteration together, in fp32, several times faster.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
