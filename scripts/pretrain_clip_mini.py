@@ -18,8 +18,8 @@ house jargon and no families. The recipe, and why:
 * Sine-cosine positions and mimetic attention (Trockman & Kolter 2023, arXiv:2305.09828) give the
   image tower the locality that a transformer otherwise needs millions of pictures to find.
 * The hidden matrices are trained with Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon). From one
-  checkpoint and in the same two minutes (one run of each) it took the attribute loss of unseen pictures down by about
-  twice as much as AdamW did.
+  checkpoint and in the same two minutes, one run of each, it took the attribute loss of unseen pictures
+  down by about twice as much as AdamW did.
 * The learning rate is warm, constant, then decays (so a finished run can be extended from the
   checkpoint before the decay). Small batches: seeing attributes asks for many steps, not many negatives.
 """
