@@ -102,13 +102,13 @@ def rerank(
 def transposed(retrieval: Retrieval) -> Retrieval:
     """The same truth asked from the other side: images are the queries and texts the corpus.
 
-    Images that fit no text cannot be asked for and are left out; slices are of texts, so there are
-    none. With several texts an image the literature's R@k is `accuracy@k`, not `recall@k`.
+    Images that are just right for no text cannot be asked for and are left out; slices are of texts, so
+    there are none. With several texts an image the literature's R@k is `accuracy@k`, not `recall@k`.
     """
     qrels: dict[str, dict[str, int]] = {}
     for query, grades in retrieval.qrels.items():
         for image, grade in grades.items():
-            if grade > 0:
+            if grade == max(grades.values()):
                 qrels.setdefault(image, {})[query] = grade
     images = {image: path for image, path in retrieval.corpus.items() if image in qrels}
     return replace(retrieval, queries=images, corpus=dict(retrieval.queries), qrels=qrels, slices={})

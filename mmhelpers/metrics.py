@@ -2,9 +2,11 @@
 
 A *run* is what a retriever answered: `{query id: {document id: score}}`, the format that ir-measures
 and pytrec_eval take as it is. All metrics follow trec_eval: gains are the grades themselves
-(linear), a grade above 0 is relevant, and equal scores are ordered by document id, descending, where
-equal means equal in float32. (ir-measures hands RR@k to another script, which orders ties ascending;
-here one rule holds for every metric.)
+(linear), and equal scores are ordered by document id, descending, where equal means equal in float32.
+(ir-measures hands RR@k to another script, which orders ties ascending; here one rule holds for every metric.)
+
+Recall, accuracy and MRR know only right and wrong: *right* is a document with the best grade that its query
+has, so that a blue mug is no hit for whoever asked for a red one. What fits in part counts in nDCG alone.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def per_query(
     """Metrics of each query, equal to those of ir-measures.
 
     Args:
-        metrics: names `recall@k` (R@k), `accuracy@k` (Success@k), `mrr@k` (RR@k), `ndcg@k` (nDCG@k).
+        metrics: names `recall@k` (R@k), `accuracy@k` (Success@k), `mrr@k` (RR@k), `ndcg@k` (nDCG@k). The
+            first three are those of ir-measures for judgements that keep the best grade of each query.
 
     Returns:
         One row a query of `qrels` (index: query id), one float column a metric. A query that the run
@@ -50,7 +53,7 @@ def per_query(
         if not len(ideal):
             raise ValueError(f"query {query!r} has no relevant document: leave it out of the qrels")
         gains = np.array([max(grades.get(d, 0), 0) for d in ranked(run.get(query, {}))], dtype=float)
-        rows.append({name: _METRIC[kind](gains[:k], ideal, k) for name, kind, k in parsed})
+        rows.append({name: _METRIC[kind](gains, ideal, k) for name, kind, k in parsed})
     return pd.DataFrame(rows, index=pd.Index(qrels, name="query"), columns=list(metrics), dtype=float)
 
 
@@ -58,12 +61,24 @@ def _dcg(gains: np.ndarray) -> float:
     return float((gains / np.log2(np.arange(2, len(gains) + 2))).sum())
 
 
-_METRIC = {
-    "recall": lambda gains, ideal, k: float((gains > 0).sum() / len(ideal)),
-    "accuracy": lambda gains, ideal, k: float((gains > 0).any()),
-    "mrr": lambda gains, ideal, k: float(1 / (np.argmax(gains > 0) + 1)) if (gains > 0).any() else 0.0,
-    "ndcg": lambda gains, ideal, k: _dcg(gains) / _dcg(ideal[:k]),
-}
+def _recall(gains: np.ndarray, ideal: np.ndarray, k: int) -> float:
+    return float((gains[:k] == ideal[0]).sum() / (ideal == ideal[0]).sum())
+
+
+def _accuracy(gains: np.ndarray, ideal: np.ndarray, k: int) -> float:
+    return float((gains[:k] == ideal[0]).any())
+
+
+def _mrr(gains: np.ndarray, ideal: np.ndarray, k: int) -> float:
+    places = np.flatnonzero(gains[:k] == ideal[0])
+    return float(1 / (places[0] + 1)) if len(places) else 0.0
+
+
+def _ndcg(gains: np.ndarray, ideal: np.ndarray, k: int) -> float:
+    return _dcg(gains[:k]) / _dcg(ideal[:k])
+
+
+_METRIC = {"recall": _recall, "accuracy": _accuracy, "mrr": _mrr, "ndcg": _ndcg}
 
 
 def _parse(metric: str) -> tuple[str, int]:
