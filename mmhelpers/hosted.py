@@ -57,7 +57,7 @@ def set_up(version: str, drive: str = "") -> None:
     paths = [str(COURSE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     _install(name)
-    _token(name)
+    _token()
     _keep_on_drive(name, drive)
     _machine(name)
 
@@ -83,6 +83,20 @@ def missing(requirements: str) -> list[str]:
             )
         names.append(wanted.name)
     return names
+
+
+def secret(name: str) -> str | None:
+    """A key or token: from the environment, else from the host's secrets; None where there is none."""
+    if value := os.environ.get(name):
+        return value
+    try:
+        if host() == "Colab":
+            return importlib.import_module("google.colab.userdata").get(name) or None
+        if host() == "Kaggle":
+            return importlib.import_module("kaggle_secrets").UserSecretsClient().get_secret(name) or None
+    except Exception:  # no such secret, no access given, no answer: each host has its own errors
+        pass
+    return None
 
 
 def _course(version: str) -> None:
@@ -136,19 +150,11 @@ def _pip(names: list[str]) -> None:
         )
 
 
-def _token(name: str) -> None:
-    """HF_TOKEN from the environment, else from the host's secrets, into the environment; never shown."""
-    if not os.environ.get("HF_TOKEN"):
-        try:
-            if name == "Colab":
-                token = importlib.import_module("google.colab.userdata").get("HF_TOKEN")
-            else:
-                token = importlib.import_module("kaggle_secrets").UserSecretsClient().get_secret("HF_TOKEN")
-        except Exception:  # no such secret, no access given, no answer: each host has its own errors
-            token = None
-        if token:
-            os.environ["HF_TOKEN"] = token
-    found = "found" if os.environ.get("HF_TOKEN") else "none, which is fine: only publishing needs one"
+def _token() -> None:
+    """HF_TOKEN into the environment, where the Hub's library looks for it; never shown."""
+    if token := secret("HF_TOKEN"):
+        os.environ["HF_TOKEN"] = token
+    found = "found" if token else "none, which is fine: only publishing needs one"
     print(f"OK    Hub token: {found}")
 
 

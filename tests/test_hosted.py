@@ -281,6 +281,14 @@ def test_without_a_gpu_it_says_where_to_choose_one_and_goes_on(tmp_path, remote,
         assert status == 0 and f"TO DO no GPU: {menu}" in said
 
 
+def test_too_little_disk_is_said_before_any_work(colab):
+    little = "import shutil; shutil.disk_usage = lambda path: type('Usage', (), {'free': FREE})\n"
+    status, said = colab.run(little.replace("FREE", "1_234_000_000") + set_up())
+    assert status == 0 and "TO DO 1.2 GB of disk are free, 5 are better: delete what you" in said
+    status, said = colab.run(little.replace("FREE", "60_000_000_000") + set_up())
+    assert status == 0 and "disk" not in said
+
+
 def test_a_library_that_is_loaded_already_asks_for_a_restart(colab):
     colab.module("sentence_transformers", f'__version__ = "{PINS["sentence-transformers"]}"')
     colab.loaded += ("sentence_transformers",)
