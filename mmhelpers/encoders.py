@@ -1,4 +1,4 @@
-"""Load CLIP- and SigLIP-style encoders with the known traps closed, and preprocess every picture once."""
+"""Load text-image encoders with the known traps closed, and preprocess every picture once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ import torch
 from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import is_sentence_transformer_model
 from tqdm import tqdm
+from transformers import AutoImageProcessor, PreTrainedConfig, Siglip2Tokenizer
 from transformers.image_utils import load_image
 from transformers.utils import logging as transformers_logging
 
+from mmhelpers.hub import refusal
+
 # What the library takes for a picture.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
+PIXELS = 512 * 512  # of a picture at most, for models that would take more: 256 tokens of Qwen3-VL
 
 
 class EncoderError(ValueError):
@@ -37,7 +42,10 @@ def load(
     What differs from `SentenceTransformer(name_or_path)`: weights are float32 unless asked otherwise and come
     from safetensors only; no code from the model's folder runs; pictures go through Pillow on every machine;
     SigLIP's texts are padded to full length as in its training (otherwise an embedding depends on the rest of
-    the batch); a path that names no file is an error, not a text.
+    the batch), SigLIP 2's are lower-cased as well; a path that names no file is an error, not a text.
+
+    A vision-language model that was made an embedder for Sentence Transformers (Qwen3-VL-Embedding) loads
+    too: one tower reads texts and pictures. It needs torchvision, and sees PIXELS of a picture at most.
 
     Args:
         name_or_path: a folder, or a Hub id; "id@revision" pins a branch, a tag, a commit or "refs/pr/1".
@@ -45,10 +53,13 @@ def load(
         dtype: of the weights; None is float32. For half precision in training use the trainer's fp16 or bf16.
 
     Raises:
-        EncoderError: no such folder or id, no network, no safetensors, needs own code, or not a dual encoder.
+        EncoderError: no such folder or id, no network, no safetensors, needs own code, or not such a model.
     """
     name, revision, offline = _locate(str(name_or_path))
+    where = {"revision": revision, "local_files_only": offline}
     try:
+        config = PreTrainedConfig.get_config_dict(name, **where)[0]
+        one_tower = "image_token_id" in config and is_sentence_transformer_model(name, **where)
         with _quiet_progress():
             model = SentenceTransformer(
                 name,
@@ -58,21 +69,31 @@ def load(
                 trust_remote_code=False,
                 similarity_fn_name="cosine",
                 model_kwargs={"dtype": dtype or torch.float32, "use_safetensors": True},
-                processor_kwargs={"backend": "pil"},
+                processor_kwargs={} if one_tower else {"backend": "pil"},  # videos know no other
             )
     except Exception as error:
-        why = "it needs code of its own, which is never run" if "trust_remote_code" in str(error) else error
+        needs_code = "trust_remote_code" in str(error)
+        why = (
+            "it needs code of its own, which is never run" if needs_code else refusal(error, "model") or error
+        )
         raise EncoderError(f"{name_or_path}: cannot be loaded as a text-image encoder: {why}") from error
     module, config = model[0], getattr(model[0], "config", None)
     if (
         not {"text", "image"} <= set(model.modalities)
-        or getattr(module, "module_output_name", None) != "sentence_embedding"
+        or not (one_tower or getattr(module, "module_output_name", None) == "sentence_embedding")
         or not hasattr(config, "text_config")
     ):
         raise EncoderError(
             f"{name_or_path}: {type(model.transformers_model).__name__} is not a dual encoder of texts and "
-            "pictures; choose a CLIP or SigLIP model, for example openai/clip-vit-base-patch16"
+            "pictures, nor was it made an embedder of both; choose a CLIP or SigLIP model, for example "
+            "openai/clip-vit-base-patch16"
         )
+    if one_tower:
+        module.processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **where)
+        if (size := module.processor.image_processor.size).longest_edge:  # for these models an area
+            size.longest_edge = min(size.longest_edge, max(PIXELS, size.shortest_edge or 0))
+    if config.model_type == "siglip" and type(module.tokenizer).__name__ == "GemmaTokenizer":
+        module.processor.tokenizer = Siglip2Tokenizer.from_pretrained(name, **where)  # Gemma's keeps capitals
     limit = config.text_config.max_position_embeddings
     module.tokenizer.model_max_length = min(module.tokenizer.model_max_length, limit)
     if config.model_type.startswith("siglip"):
@@ -86,7 +107,8 @@ def load(
 def truncated_texts(model: SentenceTransformer, texts: Sequence[str]) -> int:
     """How many of `texts` are longer than the model reads (77 tokens for CLIP): their end is ignored."""
     tokens = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
-    return sum(len(ids) > model.max_seq_length for ids in tokens)
+    around = model.preprocess([""])["input_ids"].shape[1] if "message" in model.modalities else 0
+    return sum(len(ids) + around > model.max_seq_length for ids in tokens)
 
 
 class ImageCache:
@@ -124,6 +146,8 @@ def attach_image_cache(
 
     That holds for path strings in a dataset column, `encode`, an evaluator and `mine_hard_negatives`. The
     model's class and what it saves stay the library's. Attaching again replaces: give all paths at once.
+    A processor that does more than resize, crop, rescale and normalise (a vision-language model's) cannot be
+    served: then a sentence says so, the cache stays empty, and pictures are processed at each use.
 
     Args:
         model: from `load`, or any SentenceTransformer of that kind.
@@ -132,7 +156,7 @@ def attach_image_cache(
             other pictures, older ones or with other settings, or a damaged one, is replaced.
 
     Raises:
-        EncoderError: the model's image processor does more than resize, crop, rescale and normalise.
+        EncoderError: the cache is one of a model with another image processor.
         FileNotFoundError: files are missing; the message names them. OSError: unreadable picture, full disk.
     """
     settings = model.processor.image_processor.to_dict()
@@ -145,11 +169,12 @@ def attach_image_cache(
         missing = [name for name in names if not os.path.isfile(name)]
         if missing or not names:
             raise FileNotFoundError(f"{len(missing)} of {len(names)} pictures are missing: {missing[:20]}")
-        cache = ImageCache(names, _pixels(model, names, folder, settings), settings)
-        # An unusual processor would be answered wrongly: compare one picture with the processor's own way.
-        expected = type(model[0]).preprocess(model[0], names[:1])["pixel_values"]
-        if not torch.allclose(cache.pixels(names[:1]), expected, rtol=0, atol=1e-5):
-            raise EncoderError(f"{type(model.processor).__name__} does more than resize, crop and normalise")
+        if _is_plain(model, names[0], settings):
+            cache = ImageCache(names, _pixels(model, names, folder, settings), settings)
+        else:
+            kind = type(model.processor.image_processor).__name__
+            print(f"No image cache: {kind} does more than resize, crop, rescale and normalise.")
+            cache = ImageCache([], np.empty(0, np.uint8), settings)
     model[0].preprocess = _Preprocess(model[0], cache)
     return cache
 
@@ -193,17 +218,12 @@ def _locate(name: str) -> tuple[str, str | None, bool]:
     revision = pin or None
     try:
         files = model_info(repository, revision=revision, timeout=15).siblings
-    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise EncoderError(
-            f"{name}: neither a folder nor a model id (and revision) on the Hub that you may read"
-        ) from error
     except Exception as error:  # no network, or a server in trouble: what was downloaded before still serves
-        if isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str):
+        unknown = isinstance(error, (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError))
+        if not unknown and isinstance(try_to_load_from_cache(repository, "config.json", None, revision), str):
             return repository, revision, True
-        raise EncoderError(
-            f"{name}: no such folder, and the Hub cannot be asked for it ({error}); "
-            "check the path, or the network connection"
-        ) from error
+        why = refusal(error, "model") or f"the Hub cannot be asked for it ({error})"
+        raise EncoderError(f"{name}: neither a folder nor a model that the Hub gives: {why}") from error
     if not any(file.rfilename.endswith(".safetensors") for file in files):
         raise EncoderError(
             f"{name}: without *.safetensors, and other weight files are not loaded; a conversion often waits "
@@ -262,6 +282,15 @@ def _pixels(
             error.add_note(f"The image cache {target} was not made.")
             raise
     return np.memmap(target, np.uint8, "r", shape=(len(names), *shape))
+
+
+def _is_plain(model: SentenceTransformer, name: str, settings: dict[str, Any]) -> bool:
+    """Whether a picture out of a cache is what the processor makes of it."""
+    row, own_way = _resized(model, name), type(model[0]).preprocess(model[0], [name])["pixel_values"][0]
+    if row.dtype != np.uint8 or row.shape != own_way.shape:
+        return False
+    cached = ImageCache([name], row[None], settings).pixels([name])[0]
+    return torch.allclose(cached, own_way, rtol=0, atol=1e-5)
 
 
 def _resized(model: SentenceTransformer, name: str) -> np.ndarray:

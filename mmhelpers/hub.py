@@ -301,31 +301,38 @@ def _in_plain_words(place: str) -> Iterator[None]:
 
 
 def _explained(error: Exception) -> str:
-    log_in = "log in with `hf auth login` or set HF_TOKEN"
-    status = getattr(getattr(error, "response", None), "status_code", None)
     said = next(iter(str(error).strip().splitlines()), type(error).__name__)
     for secret in filter(None, [get_token(), *re.findall(r"hf_\w{8,}", said)]):
         said = said.replace(secret, "hf_...")
-    if isinstance(error, errors.GatedRepoError):
+    if isinstance(error, errors.HFValidationError):
+        return f"is not an id such as owner/name, nor one of {', '.join(NAMES)}"
+    if "scripts are no longer supported" in said:
+        return "it comes as a program, which is not run; look for a copy of it in Parquet"
+    return refusal(error, "data set") or f"{type(error).__name__}: {said}"
+
+
+def refusal(error: BaseException, what: str) -> str | None:
+    """What an answer of the Hub means, or that it gives none, and what to do; None for any other error.
+
+    Args:
+        error: as a library raised it; what it was raised from counts too.
+        what: was asked for, "data set" or "model".
+    """
+    log_in = "log in with `hf auth login` or set HF_TOKEN"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError) or "is a gated dataset" in str(error):
         return f"it is gated: ask for access on its page on the Hub, then {log_in}"
     if isinstance(error, errors.RevisionNotFoundError):
         return "it has no such revision; write owner/name@branch, tag or commit"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f"there is no such data set, or it is private, or the token is wrong; check the id, or {log_in}"
-        )
+        return f"there is no such {what}, or it is private, or the token is wrong; check the id, or {log_in}"
     if isinstance(error, errors.HFValidationError):
-        return f"is not an id such as owner/name, nor one of {', '.join(NAMES)}"
+        return "it is no id such as owner/name"
     if status in (401, 403):
         return f"the Hub refuses the token (status {status}); {log_in}"
     if status == 429:
         return f"the Hub asks to slow down (status 429); wait some minutes, or {log_in}"
-    if isinstance(error, ConnectionError) or type(error).__name__ in (
-        "ConnectError",
-        "ConnectTimeout",
-        "ReadTimeout",
-    ):
+    unreached = ("ConnectError", "ConnectTimeout", "ReadTimeout")  # of httpx, whichever huggingface_hub has
+    if isinstance(error, ConnectionError) or type(error).__name__ in unreached:
         return f"the Hub cannot be reached ({type(error).__name__}); check the network, or HF_HUB_OFFLINE"
-    if "scripts are no longer supported" in said:
-        return "it comes as a program, which is not run; look for a copy of it in Parquet"
-    return f"{type(error).__name__}: {said}"
+    return refusal(error.__cause__, what) if error.__cause__ else None

@@ -39,7 +39,7 @@ class Profile:
         hard_negative_epochs: passes in notebook 03, with and without negatives.
         reranker_steps, candidates: training steps of the reranker, and pictures that it reranks a query.
         seed: of everything.
-        minutes: expected for notebooks 01 to 05, two CPU cores (gpu: one T4).
+        minutes: expected for each notebook from 01 on, two CPU cores (gpu: one T4).
     """
 
     name: str
@@ -59,6 +59,12 @@ class Profile:
     candidates: int
     seed: int
     minutes: tuple[float, ...]
+
+    @property
+    def base_name(self) -> str:
+        """The base model as it may be shown: the name of a folder, or the Hub id."""
+        folder = Path(self.base_model)
+        return folder.name if folder.is_absolute() else self.base_model
 
     @property
     def device(self) -> str:
@@ -96,20 +102,21 @@ PROFILES = {
             name="smoke", base_model=str(CLIP_MINI), image_size=96,
             n_train=160, n_validation=48, n_test=64, n_queries=40, n_queries_validation=20,
             n_queries_train=60, batch_size=16, finetune_epochs=1, study_steps=4, hard_negative_epochs=1,
-            reranker_steps=6, candidates=10, seed=0, minutes=(0.3, 0.6, 0.6, 0.6, 0.6),
+            reranker_steps=6, candidates=10, seed=0, minutes=(0.3, 0.6, 0.6, 0.6, 0.6, 0, 0.3),
         ),
         Profile(
             name="laptop", base_model=str(CLIP_MINI), image_size=96,
             n_train=5000, n_validation=500, n_test=1000, n_queries=1000, n_queries_validation=200,
             n_queries_train=8000, batch_size=128, finetune_epochs=1.5, study_steps=40, hard_negative_epochs=2,
-            reranker_steps=1100, candidates=100, seed=0, minutes=(1, 4, 4, 4.5, 1),
+            reranker_steps=1700, candidates=100, seed=0, minutes=(1, 5, 4, 5, 1, 0, 3),
         ),
         Profile(
             name="gpu", image_size=224,
             base_model="openai/clip-vit-base-patch32@refs/pr/15",  # the pull request with its safetensors
             n_train=12000, n_validation=1000, n_test=2000, n_queries=2000, n_queries_validation=400,
             n_queries_train=16000, batch_size=256, finetune_epochs=3.5, study_steps=80,
-            hard_negative_epochs=2, reranker_steps=1500, candidates=100, seed=0, minutes=(6, 12, 12, 12, 5),
+            hard_negative_epochs=2, reranker_steps=2500, candidates=100, seed=0,
+            minutes=(6, 12, 12, 12, 5, 0, 8),
         ),
     )
 }  # fmt: skip

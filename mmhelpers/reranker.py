@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from safetensors.torch import load_model, save_model
 from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -27,7 +29,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+from mmhelpers.encoders import EncoderError
 from mmhelpers.fusion import Fusion, State, StateCache
+from mmhelpers.hub import refusal
 
 Picture = str | os.PathLike | Image.Image
 
@@ -199,9 +203,10 @@ class FusionReranker(InputModule):
     def _encode_texts(self, texts: list[str]) -> list[State]:
         features = self.towers.preprocess(texts)
         ids = features["input_ids"]
-        # SigLIP's tokenizer gives no mask and pads with its end token, of which the first one counts.
+        # SigLIP's tokenizers give no mask; the first one pads with its end token, which counts once.
         mask = features.get("attention_mask", ids != self.tokenizer.pad_token_id)
-        lengths = mask.sum(1).tolist() if "attention_mask" in features else (mask.sum(1) + 1).tolist()
+        end = "attention_mask" not in features and self.tokenizer.pad_token_id == self.tokenizer.eos_token_id
+        lengths = (mask.sum(1) + int(end)).tolist()
         return self._encode("text", features, lengths)
 
     def _encode_images(self, images: list[Picture]) -> list[State]:
@@ -308,11 +313,25 @@ def build_reranker(
 
 
 def load_reranker(path: str | Path, device: str | None = None) -> CrossEncoder:
-    """Load a saved reranker; nothing in the folder is executed, unlike with `trust_remote_code`.
+    """Load a saved reranker; nothing of it is executed, unlike with `trust_remote_code`.
+
+    Args:
+        path: Its folder, or its id on the Hub, "owner/name" or "owner/name@revision".
 
     Raises:
         FileNotFoundError: A part of the reranker is not in the folder.
+        EncoderError: The Hub does not give it.
     """
+    if not Path(path).exists():
+        repository, _, revision = str(path).partition("@")
+        try:
+            files = ["*.json", "*.safetensors", "*.txt", "*.model"]  # tokenizers have the last two
+            path = snapshot_download(repository, revision=revision or None, allow_patterns=files)
+        except HFValidationError:
+            pass  # no id: a folder that is not there
+        except Exception as error:
+            why = f"neither a folder nor a reranker that the Hub gives: {refusal(error, 'model') or error}"
+            raise EncoderError(f"{path}: {why}") from error
     return _cross_encoder(FusionReranker.load(str(path)), device)
 
 

@@ -1,9 +1,12 @@
-"""What all tests share: no network, no settings from outside, and small notebooks to run."""
+"""What all tests share: no network, no settings from outside, small notebooks, and the course run once."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -12,7 +15,14 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: nothing is fetched by surprise
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for provider in ("JINA", "VOYAGE", "COHERE", "CO", "NOMIC"):  # no test asks, or pays, anyone
+    os.environ.pop(f"{provider}_API_KEY", None)
 
+from hub_server import StandInHub  # noqa: E402 (asks huggingface_hub, which has to find the line above)
+
+from mmhelpers import profiles  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
 CODE, TEXT = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
 
 
@@ -25,6 +35,13 @@ def own_environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInHub]:
+    """A Hub of their own, at first empty, for the tests of one file."""
+    with StandInHub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
 
 
 @pytest.fixture
@@ -45,3 +62,42 @@ def notebook(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    said: str
+    folder: Path
+    data: str = "catalogue"
+
+    @property
+    def build(self) -> Path:
+        return self.folder / "build" / "smoke" / self.data
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts" / "smoke" / self.data
+
+    def executed(self, name: str) -> nbformat.NotebookNode:
+        return nbformat.read(self.build / f"{name}.ipynb", as_version=4)
+
+
+def run_smoke(folder: Path, *only: str, **settings: str) -> Done:
+    """Run the notebooks, or those whose numbers are given, in `folder` and with more in the environment."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MM_")}
+    environment |= {"MM_ARTIFACTS": str(folder / "artifacts"), "MM_BUILD": str(folder / "build"), **settings}
+    command = [sys.executable, "-m", "mmhelpers.runner", "run", "--profile", "smoke"]
+    command += ["--only", *only] if only else []
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+    )
+    slug = profiles.data_slug(environment.get("MM_DATA", profiles.CATALOGUE))
+    return Done(done.returncode, done.stdout, folder, slug)
+
+
+@pytest.fixture(scope="session")
+def course(tmp_path_factory) -> Done:
+    done = run_smoke(tmp_path_factory.mktemp("course"))
+    print(done.said)  # shown with every test that fails
+    return done

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from standins import tiny_clip
 from test_folder import a_folder, a_picture, write
 
-from mmhelpers import data
+from mmhelpers import data, encoders
 from mmhelpers.catalogue.relevance import Wanted, grade
 from mmhelpers.catalogue.spec import Scene
 from mmhelpers.folder import DataError
@@ -344,3 +345,66 @@ def test_data_card_gives_the_sizes_of_the_profiles() -> None:
     for p in PROFILES.values():
         assert f"| {p.name} | {p.n_train:,} | {p.n_validation:,} | {p.n_test:,} | {p.image_size} px |" in card
     assert all(str(number) in card for number in data.MIN_ROWS.values())
+
+
+def odd_pictures() -> dict[str, tuple[Image.Image, dict, Image.Image]]:
+    """File name -> the picture in an unusual form, how to save it, and what a person sees, as RGB."""
+    seen = [a_picture(number, (120, 90)) for number in range(900, 910)]
+    grey = [picture.convert("L") for picture in seen]
+    wide = [ImageOps.autocontrast(picture) for picture in grey]
+    half = Image.new("L", (120, 90), 255)
+    half.paste(0, (0, 0, 60, 90))  # the left half is transparent
+
+    def on_white(picture: Image.Image) -> Image.Image:
+        return Image.composite(picture.convert("RGB"), Image.new("RGB", picture.size, "white"), half)
+
+    grey_and_alpha, clear = grey[1].convert("LA"), seen[2].copy()
+    grey_and_alpha.putalpha(half)
+    clear.putalpha(half)
+    palette = seen[3].quantize(255)
+    hole = palette.getpixel((60, 45))
+    holes = Image.fromarray(np.where(np.asarray(palette) == hole, 0, 255).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side
+    on_its_side = seen[4].transpose(Image.Transpose.ROTATE_90)
+    deep = Image.fromarray(np.asarray(wide[5]).astype(np.uint16) * 12 + 1000)
+    film = {"save_all": True, "append_images": [seen[0], seen[1]]}
+    return {
+        "print.jpg": (seen[0].convert("CMYK"), {"quality": 100, "subsampling": 0}, seen[0]),
+        "grey-alpha.png": (grey_and_alpha, {}, on_white(grey[1])),
+        "alpha.webp": (clear, {"lossless": True}, on_white(seen[2])),
+        "palette.png": (
+            palette,
+            {"transparency": hole},
+            Image.composite(palette.convert("RGB"), Image.new("RGB", palette.size, "white"), holes),
+        ),
+        "turned.jpg": (on_its_side, {"exif": exif, "quality": 100, "subsampling": 0}, seen[4]),
+        "deep.png": (deep, {}, wide[5].convert("RGB")),
+        "animated.gif": (seen[6], film, seen[6].quantize(256).convert("RGB")),
+        "animated.webp": (seen[7], {**film, "lossless": True}, seen[7]),
+        "two-colours.png": (seen[8].convert("1"), {}, seen[8].convert("1").convert("RGB")),
+        "deep.tif": (deep.rotate(180), {}, wide[5].rotate(180).convert("RGB")),
+    }
+
+
+def test_odd_pictures_reach_the_model_as_a_person_sees_them(tmp_path: Path) -> None:
+    """From a folder through the checks, the copy and the image cache to an embedding."""
+    root, rows = a_folder(tmp_path / "folder", 50)
+    odd = odd_pictures()
+    for name, (picture, options, _) in odd.items():
+        picture.save(root / "images" / name, **options)
+        rows.append({"file_name": f"images/{name}", "text": f"an odd picture called {name}"})
+    write(root, rows)
+    saved(str(root), SMOKE, tmp_path / "made")
+    collection = data.load(tmp_path / "made")
+    where = {i: path for truth in collection.truth.values() for i, path in truth.corpus.items()}
+    assert len(where) == 60
+    model = encoders.load(tiny_clip(tmp_path / "clip"), device="cpu")
+    paths = list(where.values())
+    uncached = model.encode(paths)
+    cache = encoders.attach_image_cache(model, paths, tmp_path / "cache")
+    np.testing.assert_allclose(model.encode(paths), uncached, atol=1e-5)
+    for name, (_, _, seen) in odd.items():
+        expected = model.processor.image_processor(seen, return_tensors="pt")["pixel_values"][0]
+        difference = (cache.pixels([where[f"images/{name}"]])[0] - expected).abs().mean()
+        assert difference < 0.08, f"{name}: {difference:.3f} of a standard deviation"
