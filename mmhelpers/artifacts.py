@@ -37,6 +37,7 @@ MADE_BY = {
     "longer": "03_hard_negative_mining",
     "reranker": "04_reranker_training",
     "evaluation": "05_evaluation_and_visualisation",
+    "published": "07_real_models_and_publishing",
 }
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "datasets", "numpy", "pillow")
 MANIFEST = "manifest.json"

@@ -3,56 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
-import nbformat
 import pytest
+from conftest import run_smoke
 
 from mmhelpers import artifacts, publish
 from mmhelpers.evaluation import COLUMNS, METRICS, STAGES
 
-ROOT = Path(__file__).resolve().parents[1]
 COURSE = sorted(set(artifacts.MADE_BY.values()))
-
-
-@dataclass(frozen=True)
-class Done:
-    status: int
-    said: str
-    folder: Path
-
-    @property
-    def build(self) -> Path:
-        return self.folder / "build" / "smoke" / "catalogue"
-
-    @property
-    def artifacts(self) -> Path:
-        return self.folder / "artifacts" / "smoke" / "catalogue"
-
-    def executed(self, name: str) -> nbformat.NotebookNode:
-        return nbformat.read(self.build / f"{name}.ipynb", as_version=4)
-
-
-def run_smoke(folder: Path) -> Done:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MM_")}
-    environment |= {"MM_ARTIFACTS": str(folder / "artifacts"), "MM_BUILD": str(folder / "build")}
-    command = [sys.executable, "-m", "mmhelpers.runner", "run", "--profile", "smoke"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
-    )
-    return Done(done.returncode, done.stdout, folder)
-
-
-@pytest.fixture(scope="session")
-def course(tmp_path_factory) -> Done:
-    done = run_smoke(tmp_path_factory.mktemp("course"))
-    print(done.said)  # shown with every test that fails
-    return done
 
 
 def test_the_course_runs(course):
