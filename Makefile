@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test lab outputs badges compat clean
 
-run: .venv/ready  ## notebooks 01 to 05, headless; goes on where it stopped
+run: .venv/ready  ## all notebooks, headless; goes on where it stopped
 	@$(BIN)/python -m mmhelpers.runner run
 
 test: .venv/ready  ## ruff and pytest, which runs every notebook in the smoke profile

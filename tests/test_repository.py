@@ -26,7 +26,7 @@ IMPORTED_AS = {
     "ir-measures": "ir_measures",
 }
 # Needed, though no line imports them: started as commands, or by a library.
-EXCUSED = {"accelerate", "ipykernel", "jupyterlab", "ruff"}
+EXCUSED = {"accelerate", "ipykernel", "jupyterlab", "protobuf", "ruff"}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -142,7 +142,7 @@ def test_constraints_are_exact_portable_and_cover_the_requirements():
 # 800 of them read data from elsewhere (figures, gitfiles, hub, more forms of a folder) with the checks that a
 # course needs; what libraries can do of it, they do. 230 are `hosted`, which would otherwise stand in the
 # first cell of every notebook.
-LINES = 5950
+LINES = 6300
 
 
 def test_the_package_stays_small():
