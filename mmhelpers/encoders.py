@@ -19,8 +19,9 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, R
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import is_sentence_transformer_model
 from tqdm import tqdm
-from transformers import AutoImageProcessor, PreTrainedConfig, Siglip2Tokenizer
+from transformers import PreTrainedConfig, Siglip2Tokenizer
 from transformers.image_utils import load_image
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # older tops want torchvision
 from transformers.utils import logging as transformers_logging
 
 from mmhelpers.hub import refusal
