@@ -1,14 +1,10 @@
-"""Load text-image encoders with the known traps closed, and preprocess every picture once."""
+"""Load text-image encoders with the known traps closed, and let them answer pictures from a cache."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +14,13 @@ from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import is_sentence_transformer_model
-from tqdm import tqdm
 from transformers import PreTrainedConfig, Siglip2Tokenizer
-from transformers.image_utils import load_image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # older tops want torchvision
 from transformers.utils import logging as transformers_logging
 
+from mmhelpers import image_cache
 from mmhelpers.hub import refusal
+from mmhelpers.image_cache import ImageCache
 
 # What the library takes for a picture.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
@@ -101,7 +97,7 @@ def load(
         module.processing_kwargs["text"] = {
             "padding": "max_length", "max_length": limit, "truncation": True, "return_attention_mask": False
         }  # fmt: skip
-    module.preprocess = _Preprocess(module)
+    module.preprocess, module.forward = _Preprocess(module), _ByLength(module)
     return model
 
 
@@ -110,34 +106,6 @@ def truncated_texts(model: SentenceTransformer, texts: Sequence[str]) -> int:
     tokens = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
     around = model.preprocess([""])["input_ids"].shape[1] if "message" in model.modalities else 0
     return sum(len(ids) + around > model.max_seq_length for ids in tokens)
-
-
-class ImageCache:
-    """Pictures after a model's resize and crop, by path: one uint8 array (n, 3, height, width).
-
-    It lies in memory or is mapped from disk. Rescaling and normalising happen on use: a quarter of the size.
-    """
-
-    def __init__(self, paths: Sequence[str], array: np.ndarray, settings: dict[str, Any]) -> None:
-        self._rows = {path: row for row, path in enumerate(paths)}
-        self._array = array
-        self.settings = settings
-        mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
-        self._scale, self._shift = settings["rescale_factor"] / std, -mean / std
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, path: object) -> bool:
-        return isinstance(path, str | Path) and os.path.abspath(path) in self._rows
-
-    def __deepcopy__(self, memo: dict) -> ImageCache:
-        return self  # read only: copies of a model share it
-
-    def pixels(self, paths: Iterable[str | Path]) -> torch.Tensor:
-        """What the processor makes of `paths`: float32 (len(paths), 3, height, width)."""
-        rows = [self._rows[os.path.abspath(path)] for path in paths]
-        return torch.from_numpy(self._array[rows]).float().mul_(self._scale).add_(self._shift)
 
 
 def attach_image_cache(
@@ -154,13 +122,15 @@ def attach_image_cache(
         model: from `load`, or any SentenceTransformer of that kind.
         paths: picture files (repeats are fine), or the cache of a model with the same image processor.
         folder: keeps the pixels as one file, mapped into memory; None keeps them in memory. A file made of
-            other pictures, older ones or with other settings, or a damaged one, is replaced.
+            other pictures, older ones or with other settings, or a file cut short, is replaced.
 
     Raises:
         EncoderError: the cache is one of a model with another image processor.
-        FileNotFoundError: files are missing; the message names them. OSError: unreadable picture, full disk.
+        FileNotFoundError: files are missing; the message names them. OSError: unreadable picture.
+        OSError, MemoryError: the pixels will not fit on the disk or into memory; said before the work starts.
     """
-    settings = model.processor.image_processor.to_dict()
+    processor = model.processor.image_processor
+    settings = processor.to_dict()
     if isinstance(paths, ImageCache):
         cache = paths
         if cache.settings != settings:
@@ -171,9 +141,9 @@ def attach_image_cache(
         if missing or not names:
             raise FileNotFoundError(f"{len(missing)} of {len(names)} pictures are missing: {missing[:20]}")
         if _is_plain(model, names[0], settings):
-            cache = ImageCache(names, _pixels(model, names, folder, settings), settings)
+            cache = ImageCache(names, image_cache.preprocessed(processor, names, folder), settings)
         else:
-            kind = type(model.processor.image_processor).__name__
+            kind = type(processor).__name__
             print(f"No image cache: {kind} does more than resize, crop, rescale and normalise.")
             cache = ImageCache([], np.empty(0, np.uint8), settings)
     model[0].preprocess = _Preprocess(model[0], cache)
@@ -196,6 +166,34 @@ class _Preprocess:
                     "path for a text); correct it: relative paths start at the working directory"
                 )
         return type(self.module).preprocess(self.module, inputs, *args, **kwargs)
+
+
+class _ByLength:
+    """Stands before a Transformer module's own `forward`: texts of like length go through it together.
+
+    A batch is padded to its longest text, which for captions doubles the work of the text tower. Texts do not
+    see one another, so parts of a batch give the same vectors. Not on a GPU, which small parts leave idle.
+    """
+
+    ROWS = 32
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        own, mask = type(self.module).forward, features.get("attention_mask")
+        plain = features.keys() <= {"input_ids", "attention_mask", "modality"}
+        if mask is None or not plain or mask.device.type != "cpu" or len(mask) <= self.ROWS:
+            return own(self.module, features, **kwargs)
+        lengths = mask.sum(1)
+        order = lengths.argsort()
+        parts = []
+        for rows in order.split(self.ROWS):
+            longest = int(lengths[rows[-1]])
+            part = {name: features[name][rows, :longest] for name in ("input_ids", "attention_mask")}
+            part |= {name: features[name] for name in features.keys() & {"modality"}}
+            parts.append(own(self.module, part, **kwargs)["sentence_embedding"])
+        return {**features, "sentence_embedding": torch.cat(parts)[order.argsort()]}
 
 
 def _names_no_file(item: object) -> bool:
@@ -244,60 +242,11 @@ def _quiet_progress() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _pixels(
-    model: SentenceTransformer, names: list[str], folder: str | Path | None, settings: dict[str, Any]
-) -> np.ndarray:
-    """The uint8 array of `names`: mapped from the file in `folder` if that is still true, else made now."""
-    shape = _resized(model, names[0]).shape
-
-    def rows() -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(2) as pool:
-            work = pool.map(lambda name: _resized(model, name), names)
-            for name, row in zip(names, tqdm(work, "Preprocessing", len(names), delay=5), strict=True):
-                if row.shape != shape or row.dtype != np.uint8:
-                    raise EncoderError(
-                        f"{name}: becomes {row.dtype} {row.shape}, not uint8 {shape} like others"
-                    )
-                yield np.ascontiguousarray(row)
-
-    if folder is None:
-        array = np.empty((len(names), *shape), np.uint8)
-        for index, row in enumerate(rows()):
-            array[index] = row
-        return array
-    stamps = [(name, (stat := os.stat(name)).st_size, stat.st_mtime_ns) for name in names]
-    key = hashlib.sha256(json.dumps([settings, stamps], sort_keys=True).encode()).hexdigest()[:16]
-    target = Path(folder) / f"pixels-{key}.u8"
-    if not target.is_file() or target.stat().st_size != len(names) * math.prod(shape):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for old in target.parent.glob("pixels-*.u8*"):
-            with contextlib.suppress(OSError):  # mapped elsewhere, on a system that then refuses
-                old.unlink()
-        partial = target.with_suffix(f".u8.{os.getpid()}")
-        try:
-            with partial.open("wb") as file:  # written as they come: the whole never is in memory
-                file.writelines(rows())
-            partial.replace(target)
-        except BaseException as error:
-            partial.unlink(missing_ok=True)
-            error.add_note(f"The image cache {target} was not made.")
-            raise
-    return np.memmap(target, np.uint8, "r", shape=(len(names), *shape))
-
-
 def _is_plain(model: SentenceTransformer, name: str, settings: dict[str, Any]) -> bool:
     """Whether a picture out of a cache is what the processor makes of it."""
-    row, own_way = _resized(model, name), type(model[0]).preprocess(model[0], [name])["pixel_values"][0]
+    row = image_cache.resized(model.processor.image_processor, name)
+    own_way = type(model[0]).preprocess(model[0], [name])["pixel_values"][0]
     if row.dtype != np.uint8 or row.shape != own_way.shape:
         return False
     cached = ImageCache([name], row[None], settings).pixels([name])[0]
     return torch.allclose(cached, own_way, rtol=0, atol=1e-5)
-
-
-def _resized(model: SentenceTransformer, name: str) -> np.ndarray:
-    try:
-        picture = load_image(name)  # as the library reads a path: turned upright, RGB
-    except Exception as error:
-        raise OSError(f"{name}: cannot be read as a picture; replace or remove the file ({error})") from error
-    settings = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
-    return model.processor.image_processor(picture, **settings)["pixel_values"][0]

@@ -45,8 +45,9 @@ def search(model: SentenceTransformer, retrieval: Retrieval, k: int = 100, batch
 
     Raises:
         FileNotFoundError: an image is missing (the library would read its path as a text).
-        ValueError: the model's scores are not numbers.
+        ValueError: there are no queries or no documents, k is below 1, or the scores are not numbers.
     """
+    _check_question(retrieval.queries, retrieval.corpus, k)
     _check_images(retrieval)
     options = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_tensor": True}
     queries = model.encode_query(list(retrieval.queries.values()), **options).float()
@@ -60,8 +61,11 @@ def search(model: SentenceTransformer, retrieval: Retrieval, k: int = 100, batch
             raise ValueError(
                 "the model's scores are not finite: train with a lower learning rate or in float32"
             )
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        for name, row, columns in zip(names, scores, best, strict=True):
+        places = min(k, len(ids))
+        worst = np.partition(scores, -places, axis=1)[:, -places]  # of the k best: only these are sorted
+        for name, row, bound in zip(names, scores, worst, strict=True):
+            columns = np.flatnonzero(row >= bound)
+            columns = columns[np.argsort(-row[columns], kind="stable")][:places]
             run[name] = dict(zip(ids[tie_order[columns]].tolist(), row[columns].tolist(), strict=True))
     return run
 
@@ -79,8 +83,15 @@ def rerank(
 
     Returns:
         A run with the same answers, best first.
+
+    Raises:
+        ValueError: there is nothing to rerank, k is below 1, or the scores are not numbers.
     """
     from torch.nn import Identity
+
+    _check_question(run, retrieval.corpus, k)
+    if empty := [query for query, answers in run.items() if not answers]:
+        raise ValueError(f"query {empty[0]!r} has no answers to rerank ({len(empty)} such queries)")
 
     reranked: Run = {}
     for query, answers in run.items():
@@ -126,8 +137,13 @@ def evaluator(
         name: results are keyed `{name}_ndcg@10` and so on; in `metric_for_best_model` the trainer
             puts `eval_` before it.
         candidates: give a first-stage run to evaluate a CrossEncoder, which reranks its first k.
+
+    Raises:
+        ValueError: there are no queries or no documents, or k is below 1.
     """
     from sentence_transformers.base.evaluation import BaseEvaluator
+
+    _check_question(retrieval.queries, retrieval.corpus, k)  # now, not when the first epoch is over
 
     class GradedRetrievalEvaluator(BaseEvaluator):
         def __init__(self) -> None:
@@ -209,11 +225,24 @@ class Scoreboard:
         top = [ranked(run.get(query, {}))[:_KEPT_ANSWERS] for query in values.index]
         stored.setdefault(split, {})[stage] = {"query": values.index.tolist(), **columns, "top": top}
         _write(self.details, json.dumps(stored, ensure_ascii=False))
-        rows = sorted(others + new, key=lambda row: (row["split"], STAGES.index(row["stage"])))
-        lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-        _write(self.path, f"[\n{lines}\n]\n")
+        self._write_rows(others + new)
         whole = pd.DataFrame([row for row in new if row["slice"] == "all"])
         return whole.set_index("metric")[["value", "low", "high", "n_queries"]]
+
+    def remove(self, stage: str) -> None:
+        """Forget a stage that the present model does not have; an earlier model may have left it."""
+        self._write_rows([row for row in self.rows() if row["stage"] != stage])
+        stored = _read(self.details, dict)
+        kept = {
+            split: {name: found for name, found in stages.items() if name != stage}
+            for split, stages in stored.items()
+        }
+        _write(self.details, json.dumps(kept, ensure_ascii=False))
+
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        rows = sorted(rows, key=lambda row: (row["split"], STAGES.index(row["stage"])))
+        lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        _write(self.path, f"[\n{lines}\n]\n")
 
 
 def results_table(rows: Iterable[Mapping[str, Any]], split: str = "test") -> str:
@@ -274,6 +303,14 @@ def _write(path: Path, text: str) -> None:
 
 def _batches(values: list[str], size: int) -> Iterable[list[str]]:
     return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _check_question(queries: Mapping[str, Any], documents: Mapping[str, str], k: int) -> None:
+    for what, side in (("queries", queries), ("documents", documents)):
+        if not side:
+            raise ValueError(f"there are no {what}: choose a split or a slice that has some")
+    if k < 1:
+        raise ValueError(f"k = {k}: ask for one answer or more")
 
 
 def _check_images(retrieval: Retrieval) -> None:

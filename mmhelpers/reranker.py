@@ -76,8 +76,8 @@ class FusionReranker(InputModule):
         return self.towers.tokenizer
 
     def train(self, mode: bool = True) -> FusionReranker:
-        super().train(mode)
-        self.towers.eval()
+        self.training = mode
+        self.fusion.train(mode)  # the towers stay as they are; walking through them at every step costs time
         return self
 
     def preprocess(

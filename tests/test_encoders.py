@@ -8,6 +8,7 @@ import json
 import pickle
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from standins import pictures, tiny_clip, tiny_siglip
 
-from mmhelpers import encoders
+from mmhelpers import encoders, image_cache
 
 SHORT, LONG = "a red mug", "a red mug with yellow stripes and a leaf on it, left of a teal armchair"
 
@@ -224,8 +225,8 @@ def test_file_of_the_cache_is_reused_only_while_it_is_true(
     files, folder = pictures(tmp_path / "p", 4), tmp_path / "cache"
     model = encoders.load(clip, device="cpu")
     made = []
-    resized = encoders._resized
-    monkeypatch.setattr(encoders, "_resized", lambda model, name: made.append(name) or resized(model, name))
+    resized = image_cache.resized
+    monkeypatch.setattr(image_cache, "resized", lambda model, name: made.append(name) or resized(model, name))
 
     def attach() -> int:
         """How many pictures were preprocessed, the first one for its shape and for a check aside."""
@@ -240,21 +241,57 @@ def test_file_of_the_cache_is_reused_only_while_it_is_true(
     assert [attach(), attach()] == [4, 0]
     files[2].write_bytes(files[1].read_bytes())
     assert [attach(), attach()] == [4, 0]
+    files.append(Path(shutil.copy(files[0], tmp_path / "p" / "another.png")))
+    assert [attach(), attach()] == [5, 0]
+    files.pop()
+    assert [attach(), attach()] == [4, 0]
+    kept = next(folder.iterdir())
+    content = bytearray(kept.read_bytes())
+    content[:5] = b"other"  # as another version of Pillow would have resized
+    kept.write_bytes(content)
+    assert [attach(), attach()] == [4, 0]
+    model.processor.image_processor.resample = 0  # other preprocessing, a file of the same size
+    assert [attach(), attach()] == [4, 0]
     model = encoders.load(siglip, device="cpu")
     assert [attach(), attach()] == [4, 0]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_too_little_room_is_said_before_the_work(
+    on_disk: bool, clip: Path, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(paths) * 3 * 96 * 96
+    model, made, resized = encoders.load(clip, device="cpu"), [], image_cache.resized
+    monkeypatch.setattr(image_cache, "resized", lambda model, name: made.append(name) or resized(model, name))
+    free = {"free": size - 1, "available": size - 1}
+    monkeypatch.setattr(image_cache.psutil, "virtual_memory", lambda: SimpleNamespace(**free))
+    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda path: SimpleNamespace(**free))
+    kind, where, remedy = MemoryError, "of memory", "give a folder to keep it in"
+    if on_disk:
+        kind, where, remedy = OSError, f"in {tmp_path}", "make room, or give a folder on another disk"
+    with pytest.raises(kind) as caught:
+        encoders.attach_image_cache(model, paths, tmp_path if on_disk else None)
+    words = f"the image cache of 8 pictures needs 0.2 MB, and only 0.2 MB {where} are free: {remedy}, or"
+    assert words in str(caught.value) and set(made) == {paths[0]} and not list(tmp_path.iterdir())
+    assert not on_disk or caught.value.errno == errno.ENOSPC
+    free.update(free=size, available=size)
+    assert len(encoders.attach_image_cache(model, paths, tmp_path if on_disk else None)) == 8
+    if on_disk:  # what is there already needs no room
+        free["free"] = 0
+        assert len(encoders.attach_image_cache(model, paths, tmp_path)) == 8
 
 
 def test_a_full_disk_leaves_nothing_behind(
     clip: Path, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resized = encoders._resized
+    resized = image_cache.resized
 
     def full(model: SentenceTransformer, name: str) -> np.ndarray:
         if name == paths[5]:
             raise OSError(errno.ENOSPC, "No space left on device")
         return resized(model, name)
 
-    monkeypatch.setattr(encoders, "_resized", full)
+    monkeypatch.setattr(image_cache, "resized", full)
     with pytest.raises(OSError, match="No space left") as caught:
         encoders.attach_image_cache(encoders.load(clip, device="cpu"), paths, tmp_path)
     assert "was not made" in caught.value.__notes__[0] and not list(tmp_path.iterdir())
@@ -376,3 +413,28 @@ def test_image_columns_and_cached_paths_train_the_same(clip: Path, paths: list[s
         SentenceTransformerTrainer(model, args=arguments, train_dataset=dataset, loss=loss).train()
         results.append(model.encode(paths))
     np.testing.assert_allclose(*results, atol=1e-4)
+
+
+def test_texts_of_like_length_go_through_the_tower_together(clip: Path) -> None:
+    model = encoders.load(clip, device="cpu")
+    texts = [f"{'a ' * (n % 13)}{SHORT} {n}" for n in range(70)]
+    features = model.preprocess(texts)
+    widths: list[int] = []
+    hook = model.transformers_model.text_model.embeddings.register_forward_hook(
+        lambda module, args, out: widths.append(out.shape[1])
+    )
+
+    def gradients(run: Callable[[dict], dict]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        model.zero_grad()
+        vectors = run(dict(features))["sentence_embedding"]
+        (vectors * torch.arange(70).unsqueeze(1)).sum().backward()
+        return vectors.detach(), [w.grad.clone() for w in model.parameters() if w.grad is not None]
+
+    vectors, grads = gradients(model)
+    assert len(widths) == 3 and widths[0] < widths[1] < widths[2] == features["input_ids"].shape[1]
+    whole, whole_grads = gradients(lambda inputs: type(model[0]).forward(model[0], inputs))
+    hook.remove()
+    torch.testing.assert_close(vectors, whole, atol=1e-5, rtol=1e-5)
+    assert len(grads) == len(whole_grads) > 10
+    for one, other in zip(grads, whole_grads, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ir_measures
@@ -239,6 +239,37 @@ def test_a_model_that_broke_is_an_error(truth: Truth, towers: TwoTowers) -> None
         evaluation.rerank(Judge({"a": float("nan")}), {"p": {"a": 1.0}}, truth)
 
 
+def test_nothing_to_search_or_to_rank_is_an_error(truth: Truth, towers: TwoTowers) -> None:
+    judge, run = Judge(dict.fromkeys("abcd", 0.0)), {"p": {"a": 1.0}}
+    for bare, what in (
+        (replace(truth, queries={}), "no queries"),
+        (replace(truth, corpus={}), "no documents"),
+    ):
+        with pytest.raises(ValueError, match=f"there are {what}: choose a split"):
+            evaluation.search(towers, bare)
+        with pytest.raises(ValueError, match=f"there are {what}"):
+            evaluation.evaluator(bare, "validation")  # before the training, not after its first epoch
+    with pytest.raises(ValueError, match="there are no queries"):
+        evaluation.rerank(judge, {}, truth)
+    with pytest.raises(ValueError, match="'q' has no answers to rerank"):
+        evaluation.rerank(judge, run | {"q": {}}, truth)
+    for k in (0, -1):
+        for ask in (
+            lambda k: evaluation.search(towers, truth, k=k),
+            lambda k: evaluation.rerank(judge, run, truth, k=k),
+            lambda k: evaluation.evaluator(truth, "validation", run, k=k),
+        ):
+            with pytest.raises(ValueError, match=f"k = {k}: ask for one answer or more"):
+                ask(k)
+
+
+def test_more_answers_than_there_are_documents_are_all_of_them(truth: Truth, towers: TwoTowers) -> None:
+    run = evaluation.search(towers, truth, k=1000)
+    assert run == evaluation.search(towers, truth, k=4) and {len(answers) for answers in run.values()} == {4}
+    judge = Judge({"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.0})
+    assert evaluation.rerank(judge, run, truth, k=1000) == evaluation.rerank(judge, run, truth, k=4)
+
+
 def test_rerank_reorders_the_top_and_keeps_the_rest(truth: Truth, towers: TwoTowers) -> None:
     run = evaluation.search(towers, truth)
     judge = Judge({"a": -40.0, "b": 40.0, "c": 41.0, "d": -3.0})
@@ -330,6 +361,13 @@ def test_scoreboard_rows_details_and_replacement(truth: Truth, tmp_path: Path) -
     assert details.loc["p", "top"] == ["d", "c", "b", "a"] and details.loc["q", "mrr@10"] == 0.25
     assert paired_test(board.per_query("zero-shot")["ndcg@10"], details["ndcg@10"]).difference == 0
     assert {path.name for path in board.path.parent.iterdir()} == {"scoreboard.json", "per_query.json"}
+
+    board.remove("finetuned")
+    assert {row["stage"] for row in board.rows()} == {"zero-shot"} and len(board.rows()) == 10
+    with pytest.raises(KeyError, match="it has zero-shot"):
+        board.per_query("finetuned")
+    board.remove("reranked")
+    assert len(board.rows()) == 10, "what is not there is no error"
 
 
 def test_scoreboard_refuses_what_it_does_not_know(truth: Truth, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments, losses
 from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
+from mmhelpers import encoders
 from mmhelpers.catalogue.spec import COLOURS
 from mmhelpers.reranker import FusionReranker, StateCache, build_reranker, load_reranker
-from tests.standins import pictures, tiny_clip, tiny_siglip
+from tests.standins import hub_clip, hub_siglip, hub_siglip2, pictures, tiny_clip, tiny_siglip
 
 TEXTS = ["a red mug", "a striped blue lamp above a mug with a star"]
 SIGLIP_TEXT = {"padding": "max_length", "max_length": 64, "truncation": True}
@@ -99,6 +101,27 @@ def test_padding_and_company_do_not_change_a_score(encoder: SentenceTransformer,
     together = model.predict([(text, path) for path in paths for text in TEXTS])
     alone = [model.predict((text, path)) for path in paths for text in TEXTS]
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [hub_clip, hub_siglip, hub_siglip2])
+def test_a_text_counts_with_its_own_tokens_whatever_the_padding(
+    make: Callable[[Path], Path], paths: list[str], tmp_path: Path
+) -> None:
+    """SigLIP gives no mask; the first one pads with its end token, the second one with another."""
+    encoder = encoders.load(make(tmp_path / "encoder"), device="cpu")
+    model, texts = small(encoder), [*TEXTS, "zz " * 100]
+    limit, tokenizer = encoder.max_seq_length, encoder.tokenizer
+    padded = encoder.preprocess(texts)
+    assert padded["input_ids"].shape == (3, limit)
+    assert ("attention_mask" in padded) == (make is hub_clip)
+    assert (tokenizer.pad_token == tokenizer.eos_token) == (make is not hub_siglip2)
+    own = [tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"] for text in texts]
+    assert all(
+        ids.count(tokenizer.eos_token_id) == 1 == ids[::-1].index(tokenizer.eos_token_id) + 1 for ids in own
+    )
+    features = model[0].preprocess([(text, paths[0]) for text in texts])
+    assert features["text_mask"].sum(1).tolist() == [len(ids) for ids in own]
+    assert len(own[0]) < len(own[1]) < len(own[2]) == limit
 
 
 def test_saved_and_reloaded_scores_are_equal(
