@@ -47,6 +47,13 @@ class ArtifactError(RuntimeError):
     """An artefact that cannot be written, or not be made; the message says what to do."""
 
 
+class NotApplicable(SystemExit):
+    """Raised by a notebook that has nothing to do for this model or data: it is passed over, not failed.
+
+    The message says why. In Jupyter "run all" stops there, without a traceback.
+    """
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The artefacts of one profile and one data source, under `root`."""

@@ -32,7 +32,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
 from mmhelpers import artifacts, profiles, publish
-from mmhelpers.artifacts import Workspace, write_atomically
+from mmhelpers.artifacts import NotApplicable, Workspace, write_atomically
 from mmhelpers.evaluation import text_table
 from mmhelpers.progress import Progress
 
@@ -129,8 +129,11 @@ class Run:
         """Where the executed copy of a notebook lies."""
         return self.build / path.name
 
-    def execute(self, path: Path, notebook: NotebookNode, progress: Progress) -> None:
+    def execute(self, path: Path, notebook: NotebookNode, progress: Progress) -> str | None:
         """Run one notebook in a fresh kernel, and keep its copy, its page and its state.
+
+        Returns:
+            Why it stopped by itself, having nothing to do for this model or data; else None.
 
         Raises:
             NotebookFailed: a cell raised or the kernel died; what ran is kept as <name>.failed.ipynb.
@@ -139,6 +142,7 @@ class Run:
         log, failed = self.build / f".{path.stem}.log", self.build / f"{path.stem}.failed.ipynb"
         log.unlink(missing_ok=True)
         started, fingerprint, before = time.monotonic(), self.fingerprint(notebook), self.rows()
+        passed_over = None
         client = NotebookClient(
             notebook,
             kernel_manager_class=_ThisPython,
@@ -153,8 +157,10 @@ class Run:
         try:
             client.execute(env=self._environment(path, log))
         except (CellExecutionError, DeadKernelError) as error:
-            write_atomically(failed, nbformat.writes(notebook))
-            raise NotebookFailed(progress.failure(notebook, error, failed)) from error
+            if getattr(error, "ename", None) != NotApplicable.__name__:
+                write_atomically(failed, nbformat.writes(notebook))
+                raise NotebookFailed(progress.failure(notebook, error, failed)) from error
+            passed_over = str(error.evalue)
         except KeyboardInterrupt:
             client.shutdown_kernel = "immediate"  # or our exit waits for the cell
             raise
@@ -171,6 +177,7 @@ class Run:
         }
         # Read again just before: a notebook that was run to make an artefact has written its own entry.
         write_atomically(self.build / "state.json", json.dumps({**self.state, path.stem: entry}, indent=1))
+        return passed_over
 
     def publish(self, path: Path, notebook: NotebookNode) -> None:
         """Write the executed copy and the HTML page."""
@@ -225,12 +232,12 @@ def run(job: Run, only: list[str] | None = None) -> int:
         if not progress.live:
             progress.say(f"{len(notebook.cells)} cells")
         try:
-            job.execute(path, notebook, progress)
+            passed_over = job.execute(path, notebook, progress)
         except NotebookFailed as failure:
             progress.say(f"failed after {progress.clock()}")
             print(failure, flush=True)
             return 1
-        progress.say(f"done in {progress.clock()}")
+        progress.say(f"passed over: {passed_over}" if passed_over else f"done in {progress.clock()}")
     if not os.environ.get("MM_CHAIN"):
         _summary(job, time.monotonic() - began)
     return 0

@@ -23,7 +23,15 @@ from hub_server import StandInHub  # noqa: E402 (asks huggingface_hub, which has
 from mmhelpers import profiles  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 CODE, TEXT = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+
+
+def git(folder: Path, *words: str) -> str:
+    """What git says in a folder, to somebody whose own settings do not count."""
+    someone = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(folder), *someone, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture(autouse=True)

@@ -94,104 +94,6 @@ def tiny_siglip(folder: str | Path, patch: int = 16, size: int = 96, seed: int =
     return _save(SiglipModel(config), SiglipProcessor(images, tokenizer), Path(folder))
 
 
-def clip_as_on_the_hub(folder: str | Path, weights: str = "safetensors", seed: int = 0) -> Path:
-    """Write what openai/clip-vit-base-patch32 has, file by file, with tiny towers; returns `folder`.
-
-    Its files are of the first days: sizes as plain numbers, an end token that the config has wrong (2, for
-    which the text is pooled where the largest id stands), a vocabulary apart, no processor_config.json.
-
-    Args:
-        weights: "safetensors", as on its refs/pr/15; "pickle", as on its main branch; "shards", as large
-            models have them, with an index.
-    """
-    folder = Path(folder)
-    vocab, merges = _bpe([], "</w>")
-    for token in ("<|startoftext|>", "<|endoftext|>"):
-        vocab[token] = len(vocab)
-    text = {"vocab_size": len(vocab), "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-    shared = {"projection_dim": 16, "hidden_act": "quick_gelu", "dropout": 0.0, "torch_dtype": None}
-    config = {
-        "_name_or_path": "openai/clip-vit-base-patch32", "architectures": ["CLIPModel"],
-        "initializer_factor": 1.0, "logit_scale_init_value": 2.6592, "model_type": "clip",
-        "projection_dim": 16, "text_config_dict": None, "vision_config_dict": None, "torch_dtype": "float32",
-        "transformers_version": None,
-        "text_config": {**_TOWER, **shared, **text, "max_position_embeddings": 77,
-                        "model_type": "clip_text_model"},
-        "vision_config": {**_TOWER, **shared, "image_size": 224, "patch_size": 32,
-                          "model_type": "clip_vision_model"},
-    }  # fmt: skip
-    torch.manual_seed(seed)
-    _weights(CLIPModel(CLIPConfig(**config)), folder, weights)
-    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77).save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True}
-    names = {"unk_token": "<|endoftext|>", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
-    tokens: dict[str, Any] = {name: {"content": content, **special} for name, content in names.items()}
-    tokens["pad_token"] = "<|endoftext|>"
-    return _described(folder, config, {
-        "special_tokens_map.json": tokens,
-        "tokenizer_config.json": {
-            **{name: {**value, "__type": "AddedToken"} for name, value in tokens.items() if name in names},
-            "pad_token": "<|endoftext|>", "add_prefix_space": False, "errors": "replace",
-            "do_lower_case": True, "name_or_path": "openai/clip-vit-base-patch32", "model_max_length": 77,
-            "special_tokens_map_file": "./special_tokens_map.json", "tokenizer_class": "CLIPTokenizer",
-        },
-        "preprocessor_config.json": {
-            "crop_size": 224, "do_center_crop": True, "do_normalize": True, "do_resize": True,
-            "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3, "size": 224,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
-        },
-    })  # fmt: skip
-
-
-def siglip_as_on_the_hub(folder: str | Path, weights: str = "safetensors", seed: int = 0) -> Path:
-    """Write what google/siglip-base-patch16-224 has, with tiny towers; returns `folder`.
-
-    Its tokenizer is a SentencePiece model, which takes capitals and punctuation away.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    pieces = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*_WORDS, "abcdefghijklmnopqrstuvwxyz 0123456789"]), model_writer=pieces,
-        vocab_size=200, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-        num_threads=1,
-    )  # fmt: skip
-    (folder / "spiece.model").write_bytes(pieces.getvalue())
-    size = sentencepiece.SentencePieceProcessor(model_proto=pieces.getvalue()).get_piece_size()
-    config = {
-        "architectures": ["SiglipModel"], "initializer_factor": 1.0, "model_type": "siglip",
-        "text_config": {**_TOWER, "vocab_size": size, "model_type": "siglip_text_model"},
-        "torch_dtype": "float32", "transformers_version": "4.37.0.dev0",
-        "vision_config": {**_TOWER, "image_size": 224, "patch_size": 16, "model_type": "siglip_vision_model"},
-    }  # fmt: skip
-    torch.manual_seed(seed)
-    _weights(SiglipModel(SiglipConfig(**config)), folder, weights)
-    special = {"single_word": False, "lstrip": True, "rstrip": True, "normalized": False}
-    names = {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
-    return _described(folder, config, {
-        "special_tokens_map.json": {name: {"content": token, **special} for name, token in names.items()},
-        "tokenizer_config.json": {
-            "added_tokens_decoder": {
-                str(number): {"content": token, **special, "special": True}
-                for number, token in ((1, "</s>"), (2, "<unk>"))
-            },
-            "additional_special_tokens": [], "clean_up_tokenization_spaces": True, "do_lower_case": True,
-            "model_input_names": ["input_ids"], "model_max_length": 64, "processor_class": "SiglipProcessor",
-            "sp_model_kwargs": {}, "tokenizer_class": "SiglipTokenizer", **names,
-        },
-        "preprocessor_config.json": {
-            "do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": [0.5] * 3,
-            "image_processor_type": "SiglipImageProcessor", "image_std": [0.5] * 3, "resample": 3,
-            "processor_class": "SiglipProcessor", "rescale_factor": 1 / 255,
-            "size": {"height": 224, "width": 224},
-        },
-    })  # fmt: skip
-
-
 def pictures(folder: str | Path, n: int = 6, size: tuple[int, int] = (96, 96)) -> list[Path]:
     """Write `n` differing PNG pictures of `size` (width, height) pixels to `folder`; returns their paths."""
     folder = Path(folder)
@@ -210,90 +112,102 @@ def _save(model: torch.nn.Module, processor: CLIPProcessor | SiglipProcessor, fo
     return folder
 
 
-def _weights(model: torch.nn.Module, folder: Path, how: str) -> None:
-    model.eval().save_pretrained(folder, max_shard_size="40KB" if how == "shards" else "5GB")
-    if how == "pickle":
-        torch.save(model.state_dict(), folder / "pytorch_model.bin")
-        (folder / "model.safetensors").unlink()
-
-
-def _described(folder: Path, config: dict[str, Any], files: dict[str, dict[str, Any]]) -> Path:
-    (folder / "README.md").write_text("---\ntags: [vision]\n---\n# A model\n", encoding="utf-8")
-    for name, content in {"config.json": config, **files}.items():
-        (folder / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
-    return folder
-
-
-# The files of these repositories as they are on the Hub, but for sizes: which there are, their settings, and
-# the names of classes. Widths, depths and vocabularies are tiny.
+# The files of these repositories as they are on the Hub: which there are, their settings, and the names of
+# classes. Widths, depths and vocabularies are tiny.
+CLIP, SIGLIP, SIGLIP2 = (
+    "openai/clip-vit-base-patch32", "google/siglip-base-patch16-224", "google/siglip2-base-patch16-224"
+)  # fmt: skip
 CLIP_SIZES = {
-    "openai/clip-vit-base-patch32": {"size": 64, "patch": 32, "text": 32, "vision": 48, "projection": 32},
-    "openai/clip-vit-large-patch14": {"size": 56, "patch": 14, "text": 48, "vision": 64, "projection": 48},
-    "wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M": {
-        "size": 64, "patch": 16, "text": 16, "vision": 16, "projection": 40
-    },
-}  # fmt: skip
-SIGLIP, SIGLIP2 = "google/siglip-base-patch16-224", "google/siglip2-base-patch16-224"
+    CLIP: {"patch": 32, "text": 32, "vision": 48, "projection": 32},
+    "openai/clip-vit-large-patch14": {"patch": 14, "text": 48, "vision": 64, "projection": 48},
+    "wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M": {"patch": 16, "text": 16, "vision": 16, "projection": 40},
+}
 VLM = "Qwen/Qwen3-VL-Embedding-2B"
 
 
-def hub_clip(name: str, folder: str | Path) -> Path:
-    """Write one of CLIP_SIZES: slow and fast tokenizer files, the end's wrong id in the oldest configs."""
-    sizes, folder = CLIP_SIZES[name], Path(folder)
+def hub_clip(folder: str | Path, name: str = CLIP, weights: str = "safetensors") -> Path:
+    """Write one of CLIP_SIZES, with the files of the first days; returns `folder`.
+
+    That is: sizes as plain numbers, a vocabulary apart, no processor_config.json, and in the oldest configs
+    an end token that is wrong (2, for which the text is pooled where the largest id stands).
+
+    Args:
+        weights: "safetensors", as CLIP has them on its refs/pr/15; "pickle", as on its main branch; "shards",
+            as large models have them, with an index.
+    """
+    folder, sizes = Path(folder), CLIP_SIZES[name]
     vocab, merges = _bpe([], "</w>")
     start, end = "<|startoftext|>", "<|endoftext|>"
     vocab |= {start: len(vocab), end: len(vocab) + 1}  # the highest ids, which the wrong id relies on
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
-    wrong = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-    right = {"bos_token_id": vocab[start], "eos_token_id": vocab[end], "pad_token_id": 1}
-    ids = wrong if name.startswith("openai/") else right
-    text = {"hidden_size": sizes["text"], "vocab_size": len(vocab), "projection_dim": sizes["projection"]}
-    vision = {"hidden_size": sizes["vision"], "image_size": sizes["size"], "patch_size": sizes["patch"]}
-    config = CLIPConfig(
-        text_config={**_TOWER, **ids, **text},
-        vision_config={**_TOWER, **vision, "projection_dim": sizes["projection"]},
-        projection_dim=sizes["projection"],
-    )
+    ids = (0, 2) if name.startswith("openai/") else (vocab[start], vocab[end])
+    text = dict(zip(("bos_token_id", "eos_token_id"), ids, strict=True)) | {"pad_token_id": 1}
+    shared = {"projection_dim": sizes["projection"], "hidden_act": "quick_gelu", "dropout": 0.0}
+    config = {
+        "_name_or_path": name, "architectures": ["CLIPModel"], "initializer_factor": 1.0,
+        "logit_scale_init_value": 2.6592, "model_type": "clip", "projection_dim": sizes["projection"],
+        "text_config_dict": None, "vision_config_dict": None, "torch_dtype": "float32",
+        "transformers_version": None,
+        "text_config": {**_TOWER, **shared, **text, "hidden_size": sizes["text"], "vocab_size": len(vocab),
+                        "max_position_embeddings": 77, "model_type": "clip_text_model", "torch_dtype": None},
+        "vision_config": {**_TOWER, **shared, "hidden_size": sizes["vision"], "patch_size": sizes["patch"],
+                          "image_size": 224, "model_type": "clip_vision_model", "torch_dtype": None},
+    }  # fmt: skip
     torch.manual_seed(0)
-    _save(CLIPModel(config), CLIPProcessor(CLIPImageProcessorPil(), tokenizer), folder)
-    (folder / "processor_config.json").unlink()
-    images = {"feature_extractor_type": "CLIPFeatureExtractor"}
-    images |= {"size": sizes["size"], "crop_size": sizes["size"]}
-    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-    steps = {"do_resize": True, "do_center_crop": True, "do_normalize": True, "resample": 3}
-    _write(folder / "preprocessor_config.json", images | steps | {"image_mean": mean, "image_std": std})
-    special = {"__type": "AddedToken", "lstrip": False, "rstrip": False, "normalized": True}
-    tokens = {key: special | {"content": end} for key in ("unk_token", "eos_token")}
-    tokens |= {"bos_token": special | {"content": start}, "pad_token": end}
-    rest = {"add_prefix_space": False, "errors": "replace", "do_lower_case": True, "model_max_length": 77}
-    rest |= {"name_or_path": name, "tokenizer_class": "CLIPTokenizer"}
-    _write(folder / "tokenizer_config.json", tokens | rest)
-    _write(folder / "vocab.json", vocab)
+    model = CLIPModel(CLIPConfig(**config)).eval()
+    model.save_pretrained(folder, max_shard_size="40KB" if weights == "shards" else "5GB")
+    if weights == "pickle":
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77).save_pretrained(folder)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-    return folder
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True}
+    tokens = {name: {"content": end, **special} for name in ("unk_token", "bos_token", "eos_token")}
+    tokens["bos_token"]["content"] = start
+    return _write(folder, {
+        "config.json": config,
+        "vocab.json": vocab,
+        "special_tokens_map.json": {**tokens, "pad_token": end},
+        "tokenizer_config.json": {
+            **{name: {**value, "__type": "AddedToken"} for name, value in tokens.items()}, "pad_token": end,
+            "add_prefix_space": False, "errors": "replace", "do_lower_case": True, "name_or_path": name,
+            "model_max_length": 77, "special_tokens_map_file": "./special_tokens_map.json",
+            "tokenizer_class": "CLIPTokenizer",
+        },
+        "preprocessor_config.json": {
+            "crop_size": 224, "do_center_crop": True, "do_normalize": True, "do_resize": True,
+            "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3, "size": 224,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+    })  # fmt: skip
 
 
 def hub_siglip(folder: str | Path) -> Path:
-    """Write SIGLIP: a sentencepiece model and no tokenizer.json, so that the slow tokenizer is needed."""
-    import sentencepiece
-
-    folder, model = Path(folder), io.BytesIO()
-    texts = [f"a {colour} {kind} with {motif}" for colour in COLOURS for kind in KINDS for motif in MOTIFS]
+    """Write SIGLIP: a SentencePiece model, which takes capitals and punctuation away, no tokenizer.json."""
+    folder, pieces = Path(folder), io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, vocab_size=70, character_coverage=1.0,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+        sentence_iterator=iter([*_WORDS, "abcdefghijklmnopqrstuvwxyz 0123456789"]), model_writer=pieces,
+        vocab_size=200, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+        num_threads=1,
     )  # fmt: skip
-    _hub_siglip_model(folder, vocab_size=70)
-    (folder / "spiece.model").write_bytes(model.getvalue())
-    special = {"lstrip": True, "rstrip": True, "normalized": False, "single_word": False, "special": True}
-    added = {"1": special | {"content": "</s>"}, "2": special | {"content": "<unk>"}}
-    settings = {"added_tokens_decoder": added, "do_lower_case": True, "model_max_length": 64}
-    settings |= {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>", "sp_model_kwargs": {}}
-    settings |= {"model_input_names": ["input_ids"], "additional_special_tokens": []}
-    classes = {"processor_class": "SiglipProcessor", "tokenizer_class": "SiglipTokenizer"}
-    _write(folder / "tokenizer_config.json", settings | classes)
-    return folder
+    size = sentencepiece.SentencePieceProcessor(model_proto=pieces.getvalue()).get_piece_size()
+    _hub_siglip_model(folder, vocab_size=size)
+    (folder / "spiece.model").write_bytes(pieces.getvalue())
+    special = {"single_word": False, "lstrip": True, "rstrip": True, "normalized": False}
+    names = {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
+    return _write(folder, {
+        "special_tokens_map.json": {name: {"content": token, **special} for name, token in names.items()},
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {
+                str(number): {"content": token, **special, "special": True}
+                for number, token in ((1, "</s>"), (2, "<unk>"))
+            },
+            "additional_special_tokens": [], "clean_up_tokenization_spaces": True, "do_lower_case": True,
+            "model_input_names": ["input_ids"], "model_max_length": 64, "processor_class": "SiglipProcessor",
+            "sp_model_kwargs": {}, "tokenizer_class": "SiglipTokenizer", **names,
+        },
+    })  # fmt: skip
 
 
 def hub_siglip2(folder: str | Path) -> Path:
@@ -321,20 +235,20 @@ def hub_siglip2(folder: str | Path) -> Path:
 
 def _hub_siglip_model(folder: Path, vocab_size: int) -> None:
     """Weights, a config without token ids (so that CLIP's stand in it), and the processor's old file."""
-    config = SiglipConfig(
-        text_config={**_TOWER, "vocab_size": vocab_size, "projection_size": 32},
-        vision_config={**_TOWER, "image_size": 64, "patch_size": 16},
-    )
+    config = {
+        "architectures": ["SiglipModel"], "initializer_factor": 1.0, "model_type": "siglip",
+        "text_config": {**_TOWER, "vocab_size": vocab_size, "model_type": "siglip_text_model"},
+        "torch_dtype": "float32", "transformers_version": "4.37.0.dev0",
+        "vision_config": {**_TOWER, "image_size": 224, "patch_size": 16, "model_type": "siglip_vision_model"},
+    }  # fmt: skip
     torch.manual_seed(0)
-    SiglipModel(config).eval().save_pretrained(folder)
-    written = json.loads((folder / "config.json").read_text())
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings"):
-        written["text_config"].pop(key, None)
-    _write(folder / "config.json", written)
-    images = {"do_normalize": True, "do_rescale": True, "do_resize": True, "resample": 3}
-    images |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 0.00392156862745098}
-    classes = {"image_processor_type": "SiglipImageProcessor", "processor_class": "SiglipProcessor"}
-    _write(folder / "preprocessor_config.json", images | classes | {"size": {"height": 64, "width": 64}})
+    SiglipModel(SiglipConfig(**config)).eval().save_pretrained(folder)
+    _write(folder, {"config.json": config, "preprocessor_config.json": {
+        "do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": [0.5] * 3,
+        "image_processor_type": "SiglipImageProcessor", "image_std": [0.5] * 3, "resample": 3,
+        "processor_class": "SiglipProcessor", "rescale_factor": 1 / 255,
+        "size": {"height": 224, "width": 224},
+    }})  # fmt: skip
 
 
 CHAT = """{%- if messages[0].role == 'system' %}
@@ -397,34 +311,40 @@ def tiny_vlm(folder: str | Path) -> Path:
     both = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "image_mean": [0.5] * 3}
     both |= {"image_std": [0.5] * 3, "size": {"longest_edge": 16777216, "shortest_edge": 4096}}
     both |= {"processor_class": "Qwen3VLProcessor"}
-    images = both | {"image_processor_type": "Qwen2VLImageProcessorFast"}
-    videos = both | {"video_processor_type": "Qwen3VLVideoProcessor"}
-    _write(folder / "preprocessor_config.json", images)
-    _write(folder / "video_preprocessor_config.json", videos)
     (folder / "chat_template.jinja").write_text(CHAT, encoding="utf-8")
-    # What makes it a model of Sentence Transformers.
     state = {"method": "forward", "method_output_name": "last_hidden_state"}
     kinds = dict.fromkeys(("text", "image", "video"), state) | {"message": state | {"format": "structured"}}
-    transformer = {"transformer_task": "feature-extraction", "modality_config": kinds, "unpad_inputs": False}
-    transformer |= {"processing_kwargs": {"chat_template": {"add_generation_prompt": True}}}
-    _write(folder / "sentence_bert_config.json", transformer | {"module_output_name": "token_embeddings"})
     modules = {
         "": "base.modules.transformer.Transformer",
         "1_Pooling": "sentence_transformer.modules.pooling.Pooling",
         "2_Normalize": "sentence_transformer.modules.normalize.Normalize",
     }
-    steps = [
-        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.{name}"}
-        for number, (path, name) in enumerate(modules.items())
-    ]
-    _write(folder / "modules.json", steps)
-    pooling = {"embedding_dimension": 32, "pooling_mode": "lasttoken", "include_prompt": True}
-    _write(folder / "1_Pooling" / "config.json", pooling)
-    about = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
-    _write(folder / "config_sentence_transformers.json", about)
+    return _write(folder, {
+        "preprocessor_config.json": both | {"image_processor_type": "Qwen2VLImageProcessorFast"},
+        "video_preprocessor_config.json": both | {"video_processor_type": "Qwen3VLVideoProcessor"},
+        # What makes it a model of Sentence Transformers.
+        "sentence_bert_config.json": {
+            "transformer_task": "feature-extraction", "modality_config": kinds, "unpad_inputs": False,
+            "processing_kwargs": {"chat_template": {"add_generation_prompt": True}},
+            "module_output_name": "token_embeddings",
+        },
+        "modules.json": [
+            {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.{name}"}
+            for number, (path, name) in enumerate(modules.items())
+        ],
+        "1_Pooling/config.json": {
+            "embedding_dimension": 32, "pooling_mode": "lasttoken", "include_prompt": True
+        },
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer", "similarity_fn_name": "cosine"
+        },
+    })  # fmt: skip
+
+
+def _write(folder: Path, files: dict[str, Any]) -> Path:
+    """Write JSON files, by name, and a model card that says nothing; returns `folder`."""
+    (folder / "README.md").write_text("---\ntags: [vision]\n---\n# A model\n", encoding="utf-8")
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     return folder
-
-
-def _write(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import NAMES, ROOT, git
 
 from mmhelpers import publish
 from scripts import badges
-
-ROOT = Path(__file__).resolve().parents[1]
-NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 @pytest.fixture
@@ -29,18 +26,6 @@ def checkout(tmp_path) -> Path:
 def results(path: Path) -> list[tuple[int, list]]:
     cells = publish.code_cells(nbformat.read(path, as_version=4))
     return [(cell.execution_count, cell.outputs) for cell in cells]
-
-
-def git(folder: Path, *words: str) -> None:
-    someone = [
-        "-c",
-        "user.name=Someone",
-        "-c",
-        "user.email=someone@example.org",
-        "-c",
-        "commit.gpgsign=false",
-    ]
-    subprocess.run(["git", "-C", str(folder), *someone, *words], check=True, capture_output=True)
 
 
 def test_notebooks_and_readme_carry_the_address_of_pyproject(checkout):

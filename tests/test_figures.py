@@ -4,12 +4,12 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 from collections import Counter
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
+from conftest import git
 from test_folder import a_picture
 
 from mmhelpers import data, figures
@@ -38,14 +38,6 @@ def a_module(*content: str) -> str:
 
 def parsed(*content: str) -> list[figures.Figure]:
     return figures.parse_module(a_module(*content).encode(), "modules/m1/index.cnxml", "a/book")
-
-
-def git(folder: Path, *command: str) -> str:
-    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
-    done = subprocess.run(
-        ["git", *identity, *command], cwd=folder, check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()
 
 
 @dataclasses.dataclass

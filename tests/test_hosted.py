@@ -18,13 +18,12 @@ from pathlib import Path
 import nbformat
 import packaging
 import pytest
+from conftest import NAMES, ROOT, git
 from packaging.requirements import Requirement
 
 from mmhelpers import hosted, publish
 from scripts import badges
 
-ROOT = Path(__file__).resolve().parents[1]
-NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 PINS = dict(
     line.split("==") for line in (ROOT / "tests" / "colab_pins.txt").read_text().splitlines() if "==" in line
 )
@@ -143,18 +142,6 @@ def remote(tmp_path_factory) -> Path:
     git(folder, "commit", "-qm", "The course")
     git(folder, "tag", f"v{COURSE.version}")
     return folder
-
-
-def git(folder: Path, *words: str) -> None:
-    someone = [
-        "-c",
-        "user.name=Someone",
-        "-c",
-        "user.email=someone@example.org",
-        "-c",
-        "commit.gpgsign=false",
-    ]
-    subprocess.run(["git", "-C", str(folder), *someone, *words], check=True, capture_output=True)
 
 
 def machine(folder: Path, remote: Path, gpu: bool = True) -> Machine:

@@ -97,17 +97,23 @@ def jina(body: dict) -> dict:
     return {"model": body["model"], "object": "list", "usage": usage, "data": rows[::-1]}
 
 
+def parts(body: dict, picture: str) -> Iterator[dict]:
+    """Of each input its one part: a text, or a picture under this name."""
+    for item in body["inputs"]:
+        only(item, "content")
+        [part] = item["content"]
+        only(part, "type", part["type"])
+        check(part["type"] in ("text", picture), 400, f"type {part['type']}")
+        yield part
+
+
 def voyage(body: dict) -> dict:
     only(body, "model", "inputs", optional=("input_type", "truncation", "output_encoding"))
     check(body["model"].startswith("voyage-multimodal-3"), 400, "Model is not supported")
     check(body.get("input_type") in (None, "query", "document"), 400, "input_type")
     check(0 < len(body["inputs"]) <= 1000, 400, "Batch size")
     vectors = []
-    for item in body["inputs"]:
-        only(item, "content")
-        [part] = item["content"]
-        only(part, "type", part["type"])
-        check(part["type"] in ("text", "image_base64"), 400, f"type {part['type']}")
+    for part in parts(body, "image_base64"):
         vectors.append(of_text(part["text"]) if "text" in part else of_data_url(part["image_base64"]))
     rows = [{"object": "embedding", "embedding": v, "index": i} for i, v in enumerate(vectors)]
     usage = {"text_tokens": 4, "image_pixels": 0, "total_tokens": 4}
@@ -120,11 +126,7 @@ def cohere(body: dict) -> dict:
     check(body["input_type"] in ("search_document", "search_query"), 400, "input_type")
     check(0 < len(body["inputs"]) <= 96, 400, "at most 96 inputs")
     vectors = []
-    for item in body["inputs"]:
-        only(item, "content")
-        [part] = item["content"]
-        only(part, "type", part["type"])
-        check(part["type"] in ("text", "image_url"), 400, f"type {part['type']}")
+    for part in parts(body, "image_url"):
         if part["type"] == "image_url":
             only(part["image_url"], "url")
         vectors.append(of_text(part["text"]) if "text" in part else of_data_url(part["image_url"]["url"]))

@@ -59,11 +59,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def folder(name: str) -> Path:
         if name not in made:
-            if name == SIGLIP:
-                pytest.importorskip("sentencepiece")
             make = {SIGLIP: hub_siglip, SIGLIP2: hub_siglip2, VLM: tiny_vlm}.get(name)
             target = root / name.replace("/", "--")
-            made[name] = make(target) if make else hub_clip(name, target)
+            made[name] = make(target) if make else hub_clip(target, name)
         return made[name]
 
     return folder

@@ -10,13 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
-from conftest import ROOT, Done, run_smoke
+from conftest import CODE, ROOT, Done, run_smoke
 from datasets import Image, load_dataset
 from hub_server import StandInHub, below
 from huggingface_hub import DatasetCard, ModelCard
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
-from mmhelpers import data, evaluation
+from mmhelpers import data, evaluation, publish
 from mmhelpers.evaluation import METRICS
 
 NAME = "07_real_models_and_publishing"
@@ -40,6 +43,15 @@ for repo_id in ids:
     print("scores", json.dumps(names["result"].tolist()))
 rows = hub.gather("hub:owner/shop-search-data", {}, profiles.PROFILES["smoke"], Path(folder))
 print("rows", len((rows / "metadata.jsonl").read_text().splitlines()))
+"""
+
+
+# In front of the cells that push: what the cells above them have made, small.
+MADE = """
+from pathlib import Path
+from types import SimpleNamespace
+PUSH_AS, PRIVATE, IDS = "owner/shop", True, {"retriever": "owner/shop", "data": "owner/shop-data"}
+profile, collection, home = SimpleNamespace(name="smoke"), SimpleNamespace(name="shop"), Path("home")
 """
 
 
@@ -153,3 +165,40 @@ def test_no_token_is_left_anywhere(published: Done, hub: StandInHub) -> None:
         assert token not in published.said
         for folder in (hub.folder, published.artifacts, published.build):
             assert not [path for path in below(folder) if token.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        ("", "^nothing was pushed: `hf auth login` or set HF_TOKEN first, then run this cell again$"),
+        (
+            "hf_" + "wr0ng" * 6,
+            r"the Hub refuses the token \(status 401\); log in with `hf auth login` or set HF_TOK",
+        ),
+        (
+            StandInHub.other_token,
+            r"the Hub refuses the token \(status 403\).*must be one that may write to owner/;",
+        ),
+        ("nobody there", "the Hub cannot be reached .ConnectError.; check the network"),
+    ],
+)
+def test_why_nothing_was_pushed_is_said_in_a_sentence_without_the_token(
+    tmp_path: Path, token: str, words: str
+) -> None:
+    """The notebook's own cells in a kernel: what a reader sees, with a Hub that knows two other tokens."""
+    cells = publish.code_cells(nbformat.read(ROOT / "notebooks" / f"{NAME}.ipynb", as_version=4))
+    push = [cell for cell in cells if "def push(" in cell.source or "commits = {" in cell.source]
+    book = nbformat.v4.new_notebook(cells=[CODE(MADE), *push])
+    client = NotebookClient(book, resources={"metadata": {"path": str(tmp_path)}})
+    with StandInHub(tmp_path / "hub") as hub, pytest.raises(CellExecutionError):
+        if token == "nobody there":
+            hub.stop()
+        environment = hub.environment(tmp_path / "cache", token)
+        client.execute(env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+    assert len(push) == 2 and not below(tmp_path / "hub"), "nothing has arrived"
+    [error] = [out for cell in book.cells for out in cell.outputs if out.output_type == "error"]
+    assert error.ename == "RuntimeError" and re.search(words, error.evalue), error.evalue
+    assert token == "" or error.evalue.startswith("owner/shop was not pushed: ")
+    shown = json.dumps([cell.outputs for cell in book.cells])
+    assert "httpx" not in shown and "huggingface_hub/" not in shown, "not a page of other people's code"
+    assert not token or token not in shown

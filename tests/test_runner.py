@@ -150,6 +150,19 @@ def test_a_failing_cell_is_shown_and_the_run_goes_on_from_there(course, run, not
     assert not (build / "02_clip_finetuning.failed.ipynb").exists()
 
 
+def test_a_notebook_with_nothing_to_do_is_passed_over(course, run, notebook):
+    stops = "raise artifacts.NotApplicable('one tower')"
+    notebook("02_clip_finetuning", COUNT.format("02"), making("finetuned", "dataset"), stops, "1 / 0")
+    status, said = run("--only", "01", "02")
+    assert status == 0 and "[2/2] 02_clip_finetuning: passed over: one tower" in said
+    assert (course / "build/smoke/catalogue/02_clip_finetuning.html").is_file()
+    status, said = run("--only", "01", "02")
+    assert said.count("finished before, nothing to do") == 2 and counts(course) == {"01": 1, "02": 1}
+    notebook("02_clip_finetuning", "raise SystemExit('no GPU')")
+    status, said = run("--only", "02")
+    assert status == 1 and "SystemExit" in said and "no GPU" in said, "any other end is a failure"
+
+
 def test_a_dead_kernel_is_reported(notebook, run):
     notebook("01_data_preparation", "import os\nos._exit(9)")
     status, said = run()
