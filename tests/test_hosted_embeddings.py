@@ -23,6 +23,7 @@ from statistics import NormalDist
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import datasets
 import matplotlib
 import nbformat
 import numpy as np
@@ -468,22 +469,25 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def section(clip: Path, paths: dict[str, str], monkeypatch) -> Iterator[Callable[[str], dict[str, Any]]]:
+def section(clip: Path, paths: dict[str, str], tmp_path: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
     """Run the section over a collection of coloured pictures; the variables it leaves, with "table"."""
     queries = {f"q{n}": f"something {word}, number {n}" for n, word in enumerate(list(COLOURS) * 8)}
     qrels = {query: {text.split()[1].strip(","): 1} for query, text in queries.items()}
     test = data.Retrieval(queries, paths, qrels, {})
+    pictures = datasets.Dataset.from_dict({"image": list(paths.values())})
+    pictures = pictures.cast_column("image", datasets.Image())
     helpers = [node for cell in BOOK.cells if cell.cell_type == "code" for node in _functions(cell.source)]
     rng = np.random.default_rng(0)
 
     def run(url: str) -> dict[str, Any]:
         space: dict[str, Any] = {
             "profile": SimpleNamespace(seed=0, base_model=str(clip), device="cpu"),
-            "models": {"hard_negatives": clip}, "test": test, "n_queries": len(queries),
+            "retriever": encoders.load(clip, device="cpu"), "test": test, "n_queries": len(queries),
+            "collection": SimpleNamespace(splits={"test": pictures}), "ws": SimpleNamespace(root=tmp_path),
             "values": {stage: rng.random(64) for stage in ("zero-shot", "hard-negatives")},
             "z": NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8),
-            "data": data, "evaluation": evaluation, "hosted": hosted, "np": np, "pd": pd, "plt": plt,
-            "plots": plots, "random": random,
+            "data": data, "encoders": encoders, "evaluation": evaluation, "hosted": hosted, "np": np,
+            "pd": pd, "plt": plt, "plots": plots, "random": random,
         }  # fmt: skip
         exec(compile(ast.Module(helpers, []), "<helpers>", "exec"), space)
         for source in sources("hosted", "hosted-adapter"):
