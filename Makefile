@@ -9,7 +9,7 @@ export MM_DATA := $(DATA)
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lab outputs badges compat clean
+.PHONY: run test lab outputs bench badges compat clean
 
 run: .venv/ready  ## all notebooks, headless; goes on where it stopped
 	@$(BIN)/python -m mmhelpers.runner run
@@ -22,6 +22,9 @@ lab: .venv/ready  ## the notebooks in JupyterLab
 
 outputs: .venv/ready  ## executed laptop notebooks and their scoreboard into notebooks/ and README.md
 	@$(BIN)/python -m mmhelpers.runner commit-outputs && $(BIN)/python -m mmhelpers.runner table
+
+bench: .venv/ready  ## how fast it is next to other ways, about 12 minutes: benchmarks/results, README.md
+	@$(PIP) --no-deps -r benchmarks/requirements.txt -c constraints.txt && $(BIN)/python -m benchmarks.bench
 
 badges: .venv/ready  ## the course's address in notebooks and README; in a fork: make badges REPO=owner/name
 	@$(BIN)/python scripts/badges.py $(if $(REPO),--repo "$(REPO)")

@@ -1,0 +1,150 @@
+"""The benchmark runs, its variants do the same work, and README.md says of speed what was measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from benchmarks import measure, report, training
+from mmhelpers import encoders, profiles
+
+RUNS = report.stored()
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str, Path]:
+    """A quick run in a process of its own: its JSON, what it printed, and the folder of its results."""
+    folder = tmp_path_factory.mktemp("bench")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench", "--quick", "--out", str(folder)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    (file,) = folder.glob("*.json")
+    return json.loads(file.read_text(encoding="utf-8")), done.stdout, folder
+
+
+def test_a_quick_run_measures_every_topic(quick):
+    found, said, folder = quick
+    topics = {one["topic"] for one in found["rows"]}
+    for start in ("training, clip-mini, shop", report.PHOTOS, "growth: batch size", "growth: candidates",
+                  "growth: pictures", "peak memory of training", "encoding", "mining, ", "reranking ",
+                  "time to nDCG@10", "start-up"):  # fmt: skip
+        assert any(topic.startswith(start) for topic in topics), start
+        assert f"| {start}" in said, "the table is printed"
+    assert all(0 < one["low"] <= one["median"] <= one["high"] for one in found["rows"]), found["rows"]
+    assert (folder / report.slug(found)).with_suffix(".png").stat().st_size > 20_000
+    assert re.search(r"round 2 of 2: plain [\d.]+, plain, workers [\d.]+, ours [\d.]+, bare", said)
+
+
+def test_all_variants_do_the_same_work(quick):
+    """Same weights, same pairs, same loss: otherwise their speeds could not be compared."""
+    for work, losses in quick[0]["first_losses"].items():
+        losses.pop(training.OPEN_CLIP, None)  # random weights
+        photos = losses.pop(training.PHOTOS, None)
+        assert len(losses) == 5
+        assert max(losses.values()) - min(losses.values()) < 2e-4, (work, losses)
+        if photos:
+            assert abs(photos - losses[training.PLAIN]) < 0.05, "a photo is a little sharper than its copy"
+
+
+def test_a_profile_accounts_for_the_whole_step(quick):
+    for one in quick[0]["profiles"]:
+        assert all(value > 0 for value in one["milliseconds"].values()), "no part is missing or counted twice"
+        assert 0 < one["outside"] < 1
+        assert len(one["operators"]) == 10 and sum(each["share"] for each in one["operators"]) <= 1.001
+
+
+def test_parts_of_like_length_are_less_work_and_the_same_loss():
+    """The limit that ours is measured against computes what the plain bare loop does."""
+    lengths = torch.arange(64) % 7 + 3
+    mask = (torch.arange(12) < lengths[:, None]).long()
+    words = torch.arange(12) < lengths[:, None] - 1  # then the token that ends a text, which also pads
+    ids = torch.where(words, torch.arange(64)[:, None] + 300, 1)
+    pixels = torch.randn(64, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    losses, work = {}, {}
+    for name in (training.BARE, training.BY_LENGTH):
+        loop = training.Bare.__new__(training.Bare)
+        loop.name, loop.module = name, encoders.load(profiles.CLIP_MINI, device="cpu").transformers_model
+        texts, pictures = loop.arranged(ids, mask, pixels)
+        work[name] = sum(part.numel() for part, _ in texts)
+        with torch.no_grad():
+            losses[name] = loop.loss(texts, pictures)
+    assert work[training.BY_LENGTH] < work[training.BARE]
+    torch.testing.assert_close(*losses.values())
+
+
+def test_open_clip_has_the_same_towers():
+    if not importlib.util.find_spec("open_clip"):
+        pytest.skip("pip install --no-deps -r benchmarks/requirements.txt")
+    clip = encoders.load(profiles.CLIP_MINI, device="cpu").transformers_model
+    other = training.same_towers(training.import_open_clip(), clip.config)
+    assert "torchvision" not in sys.modules, "the placeholder is gone again"
+    assert training._size(other) == training._size(clip)
+    pictures = torch.zeros(2, 3, 96, 96)
+    assert other.encode_image(pictures).shape == clip.get_image_features(pictures).pooler_output.shape
+
+
+def test_repeats_are_interleaved_and_ratios_taken_within_a_round():
+    order, values = [], iter((10.0, 5.0, 30.0, 10.0))
+
+    def run(name):
+        order.append(name)
+        return next(values)
+
+    speeds = measure.interleaved({"a": lambda: run("a"), "b": lambda: run("b")}, rounds=2)
+    assert order == ["a", "b", "a", "b"]
+    ratio = measure.ratios("topic", "a / b", speeds["a"], speeds["b"])
+    assert (ratio.median, ratio.low, ratio.high, ratio.runs) == (2.5, 2.0, 3.0, 2)
+
+
+def test_spread_is_the_range_of_few_values_and_the_quartiles_of_many():
+    few, many = (measure.row("t", "n", "u", values) for values in ([3, 1, 2], range(101)))
+    assert (few.low, few.median, few.high) == (1, 2, 3)
+    assert (many.low, many.median, many.high) == (25, 50, 75)
+
+
+def test_peak_memory_sees_what_was_freed_again():
+    with measure.peak_memory() as found:
+        block = torch.ones(50_000_000)  # 200 MB
+        del block
+    assert 150 < found["mb"] < 400
+
+
+def test_a_target_that_was_missed_is_said_to_be():
+    rows = [
+        {"topic": "start-up", "name": "import to first step", "unit": "seconds", "median": 11.0},
+        {"topic": "training, clip-mini, shop", "name": "ours / plain", "unit": "times", "median": 1.2},
+    ]
+    judged = {one["name"]: one["reached"] for one in report.targets(rows, "cpu", "clip-mini", "2-core CPU")}
+    assert judged == {"import to first step": False, "ours / plain": True}
+
+
+def test_the_tables_are_those_of_the_results():
+    assert RUNS, "make bench"
+    for path, text in report.pages().items():
+        assert path.read_text(encoding="utf-8") == text, "python -m benchmarks.bench --table"
+
+
+@pytest.mark.parametrize("found", RUNS, ids=report.slug)
+def test_results_are_whole_and_name_no_machine(found):
+    assert not re.search(r"/(home|root|tmp|work|Users)\b|\.local|\\\\Users", json.dumps(found))
+    assert (report.RESULTS / f"{report.slug(found)}.png").is_file()
+    assert not found["settings"]["quick"]
+    assert found["targets"] == report.targets(found["rows"], found["on"], found["model"], found["device"])
+    assert len(found["profiles"]) == 2, "what says why a target was missed"
+
+
+def test_make_bench_is_what_its_page_says():
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for command in ("-m benchmarks.bench", "--no-deps -r benchmarks/requirements.txt -c constraints.txt"):
+        assert command in page and command in makefile
