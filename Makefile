@@ -23,7 +23,7 @@ lab: .venv/ready  ## the notebooks in JupyterLab
 outputs: .venv/ready  ## executed laptop notebooks and their scoreboard into notebooks/ and README.md
 	@$(BIN)/python -m mmhelpers.runner commit-outputs && $(BIN)/python -m mmhelpers.runner table
 
-bench: .venv/ready  ## how fast it is next to other ways, about 12 minutes: benchmarks/results, README.md
+bench: .venv/ready  ## how fast it is next to other ways, about 14 minutes: benchmarks/results, README.md
 	@$(PIP) --no-deps -r benchmarks/requirements.txt -c constraints.txt && $(BIN)/python -m benchmarks.bench
 
 badges: .venv/ready  ## the course's address in notebooks and README; in a fork: make badges REPO=owner/name

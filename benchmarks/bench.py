@@ -1,6 +1,6 @@
 """How fast the course trains, encodes, mines and reranks, next to other ways to do the same. `make bench`.
 
-python -m benchmarks.bench                                   clip-mini on the CPU: 12 minutes on two cores
+python -m benchmarks.bench                                   clip-mini on the CPU: 14 minutes on two cores
 python -m benchmarks.bench --device cuda --model clip-b32    CLIP ViT-B/32, random weights, on a GPU
 python -m benchmarks.bench --quick                           a minute: shows that all works, no results
 python -m benchmarks.bench --table                           README.md anew from the results

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib import metadata, util
@@ -206,7 +205,7 @@ def _speeds(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.set_xlim(0, 1.15 * max(one["high"] for one in rows))
     axes.invert_yaxis()
     plain, bare = times["ours / plain"], times["ours / bare loop"]
-    story = f"ours: {plain:.2f} times the plain recipe, {bare:.2f} times the bare loop"
+    story = f"ours: {plain:.2f} times plain, {bare:.2f} times bare"
     _finish(axes, f"{rows[0]['topic'].capitalize()}\n{story}", "pairs a second; whiskers: all rounds")
 
 
@@ -266,7 +265,8 @@ def _growth(axes: Axes, rows: list[dict[str, Any]], topic: str, xlabel: str, yla
     else:
         axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=8)
-    factors = [f"{name} {line[-1]['median'] / line[0]['median']:.2g}" for name, line in lines.items()]
+    factors = [f"{name.partition(' for')[0]} {line[-1]['median'] / line[0]['median']:.2g}"
+               for name, line in lines.items()]  # fmt: skip
     story = f"{sizes[-1] / sizes[0]:.0f} times as many {xlabel.partition(' (')[0]}"
     _finish(axes, f"{story}:\n{', '.join(factors)} times", f"{xlabel}, log scale", ylabel)
 
@@ -276,8 +276,7 @@ def _ends(rows: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def _finish(axes: Axes, title: str, xlabel: str, ylabel: str = "") -> None:
-    wrapped = "\n".join(textwrap.fill(line, 42) for line in title.splitlines())
-    axes.set_title(wrapped, loc="left", fontsize=10, fontweight="bold")
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, lw=0.6)

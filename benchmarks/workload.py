@@ -48,7 +48,7 @@ class Settings:
 
 
 def settings(device: str, model: str, quick: bool) -> Settings:
-    """The default sizes: about 12 minutes on two cores; `quick` shows only that everything works."""
+    """The default sizes: about 14 minutes on two cores; `quick` shows only that everything works."""
     profile = PROFILES["gpu" if device == "cuda" else "laptop"]
     sizes = {"batch": profile.batch_size, "warmup": 1, "steps": 4, "rounds": 4}
     sizes |= {"pictures": 1600, "photos": 256}
