@@ -5,7 +5,7 @@
 
 Three answers. In two environments under build/compat, with the lower bounds of requirements.txt and with
 the newest releases, every import can be made, every name is there and every call fits the signature. And
-pip's resolver says that on Colab only sentence-transformers has to change.
+pip's resolver says that on Colab, of what is there, only sentence-transformers has to change.
 
 An environment holds only what differs from the Python that runs this; torch and the rest are taken from here.
 What is called is read from the code (scripts/calls.py), not kept in a list.
@@ -123,8 +123,8 @@ def drift(claims: list[dict[str, Any]], answers: dict[str, dict[str, Any]]) -> l
 def resolve_beside_colab(pins_file: Path) -> dict[str, str]:
     """What pip would have on Colab after the set-up cell: versions by name.
 
-    pip resolves what Colab lacks or has too old, and all that this needs, for Python 3.13, with every pin
-    of Colab's but that of sentence-transformers held.
+    pip resolves what Colab lacks or has too old, in the versions of constraints.txt, and all that this
+    needs, for Python 3.13, with every pin of Colab's but that of sentence-transformers held.
 
     Raises:
         CompatError: no set of versions fits.
@@ -135,8 +135,11 @@ def resolve_beside_colab(pins_file: Path) -> dict[str, str]:
     held = [line for line in lines if not line.startswith("sentence-transformers==")]
     pins.write_text("\n".join(line for line in held if not OF_TORCH.match(line)) + "\n")
     there = dict(line.split("==") for line in lines)
+    tested = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    )
     wanted = [
-        str(requirement)
+        f"{name}=={tested[name]}"
         for name, requirement in requirements().items()
         if name not in hosted.NOT_HERE and not requirement.specifier.contains(there.get(name, "0"))
     ]
@@ -202,10 +205,11 @@ def main(argv: list[str] | None = None) -> int:
         seen = Counter("checked" if verdict == "ok" else "unknown" for verdict in answer["verdicts"])
         versions = ", ".join(f"{library} {version}" for library, version in answer["versions"].items())
         print(f"{name}: {versions}: {seen['checked']} uses checked, {seen['unknown']} beyond reach")
-    print(f"Colab: {', '.join(f'{name} {old} -> {new}' for name, (old, new) in changes.items())}")
+    said = [f"{name} {old} -> {new}" if old else f"{name} {new}" for name, (old, new) in changes.items()]
+    print(f"Colab: {', '.join(said)}")
     problems = drift(claims, answers)
-    if set(changes) != {"sentence-transformers"}:
-        problems.append("Colab: only sentence-transformers may change there")
+    if {name for name, (old, _) in changes.items() if old} != {"sentence-transformers"}:
+        problems.append("Colab: of what is there, only sentence-transformers may change")
     print("\n".join(problems) or f"All of it holds. {time.monotonic() - began:.0f} seconds.")
     return bool(problems)
 

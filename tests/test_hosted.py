@@ -30,6 +30,10 @@ PINS = dict(
 TESTED = dict(
     line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
 )
+# What neither Colab nor Kaggle has: all of it for notebook 08.
+SERVING = {
+    name: TESTED[name] for name in ("faiss-cpu", "qdrant-client", "onnx", "onnxruntime", "onnxscript")
+}
 SECRET = "hf_this-must-never-be-shown"
 COURSE = badges.Course("work-shop/image-search", badges.Course.read(ROOT).version)
 
@@ -209,11 +213,12 @@ def test_every_notebook_sets_up_colab(colab, name):
     status, said = colab.run(set_up(name))
     assert status == 0, said
     tested = TESTED["sentence-transformers"]
-    assert colab.asked == only({"sentence-transformers": tested})
+    assert colab.asked == only({"sentence-transformers": tested} | SERVING)
     assert said.splitlines() == [
         f"OK    course {COURSE.version}",
-        "      installing sentence-transformers: a minute or two",
+        f"      installing {', '.join(('sentence-transformers', *SERVING))}: a minute or two",
         f"OK    sentence-transformers {tested} (was {PINS['sentence-transformers']})",
+        *(f"OK    {package} {version} (new)" for package, version in SERVING.items()),
         "OK    Hub token: found",
         "OK    GPU Tesla T4",
     ]
@@ -231,7 +236,7 @@ def test_every_notebook_sets_up_kaggle(kaggle, name):
     status, said = kaggle.run(set_up(name))
     assert status == 0, said
     wanted = ("sentence-transformers", "umap-learn")
-    assert kaggle.asked == only({package: TESTED[package] for package in wanted})
+    assert kaggle.asked == only({package: TESTED[package] for package in wanted} | SERVING)
     assert f"OK    umap-learn {TESTED['umap-learn']} (new)" in said
     assert "Hub token: none, which is fine" in said and kaggle.after["HF_TOKEN"] is None
     assert kaggle.after["CUDA_VISIBLE_DEVICES"] == "0", "one of its two GPUs"
@@ -360,7 +365,7 @@ def test_on_a_machine_of_ones_own_nothing_happens(colab, remote):
     assert colab.asked == [] and not (colab.home / "course").exists()
 
 
-def test_what_the_course_needs_is_what_colab_has_but_for_one():
+def test_what_the_course_needs_is_what_colab_has_but_for_one_and_what_is_new():
     """By the numbers alone, for each of our lower bounds; `make compat` asks pip's resolver as well."""
     wanted = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     lacking = []
@@ -368,7 +373,7 @@ def test_what_the_course_needs_is_what_colab_has_but_for_one():
         here = PINS.get(requirement.name, "0").split("+")[0]
         if not requirement.specifier.contains(here) and requirement.name not in hosted.NOT_HERE:
             lacking.append(requirement.name)
-    assert lacking == ["sentence-transformers"]
+    assert lacking == ["sentence-transformers", *SERVING]
 
 
 def test_what_is_not_installed_there_is_needed_by_no_notebook():

@@ -22,11 +22,13 @@ COURSE = sorted(set(artifacts.MADE_BY.values()))
 IMPORTED_AS = {
     "pillow": "PIL",
     "umap-learn": "umap",
+    "faiss-cpu": "faiss",
+    "qdrant-client": "qdrant_client",
     "sentence-transformers": "sentence_transformers",
     "ir-measures": "ir_measures",
 }
 # Needed, though no line imports them: started as commands, or by a library.
-EXCUSED = {"accelerate", "ipykernel", "jupyterlab", "protobuf", "ruff"}
+EXCUSED = {"accelerate", "ipykernel", "jupyterlab", "onnx", "onnxscript", "protobuf", "ruff"}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
