@@ -27,9 +27,11 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+from sentence_transformers.util import mine_hard_negatives
 from standins import pictures, tiny_clip, tiny_siglip
 
-from mmhelpers import encoders, image_cache
+from mmhelpers import data, encoders, evaluation, image_cache
+from mmhelpers.reranker import build_reranker
 
 SHORT, LONG = "a red mug", "a red mug with yellow stripes and a leaf on it, left of a teal armchair"
 
@@ -387,6 +389,47 @@ def test_training_on_paths_through_the_cache(
     assert model[0].preprocess.cache is cache
     assert not np.allclose(model.encode(texts), before)
     assert trainer.state.best_metric is not None
+
+
+def test_no_picture_is_decoded_twice_in_a_run(
+    clip: Path, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training, search, mining and reranking, in one notebook and in the next, read the cache alone."""
+    opened, really = [], Pillow.open
+    monkeypatch.setattr(Pillow, "open", lambda name, *rest: opened.append(name) or really(name, *rest))
+    model = encoders.load(clip, device="cpu")
+    encoders.attach_image_cache(model, paths, tmp_path / "cache")
+    assert set(opened) == set(paths) and len(opened) <= len(paths) + 3, "the first is tried before the others"
+    texts = [f"a mug in colour {number}" for number in range(len(paths))]
+    rows = Dataset.from_dict({"text": texts, "image": paths})
+    truth = data.Retrieval(
+        dict(enumerate(texts)), dict(enumerate(paths)), {n: {n: 1} for n in range(len(paths))}, {}
+    )
+
+    def decoded() -> int:
+        found = len(opened)
+        opened.clear()
+        return found
+
+    decoded()
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path / "out"), num_train_epochs=2, per_device_train_batch_size=4, use_cpu=True,
+        report_to="none", save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    SentenceTransformerTrainer(model, arguments, rows, loss=MultipleNegativesRankingLoss(model)).train()
+    assert decoded() == 0, "training, and what it writes into the model card"
+    run = evaluation.search(model, truth, k=4)
+    assert decoded() == 0, "search"
+    mine_hard_negatives(rows, model, corpus=paths, num_negatives=1, verbose=False)
+    assert decoded() == 0, "mining"
+    reranker = build_reranker(model)
+    evaluation.rerank(reranker, run, truth, k=4)
+    assert decoded() == 0, "reranking"
+    following = encoders.load(clip, device="cpu")
+    encoders.attach_image_cache(following, paths, tmp_path / "cache")
+    assert decoded() <= 3, "the next notebook tries one picture, and takes the file"
+    following.encode(paths)
+    assert decoded() == 0
 
 
 def test_image_columns_and_cached_paths_train_the_same(clip: Path, paths: list[str], tmp_path: Path) -> None:
