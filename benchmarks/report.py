@@ -24,6 +24,7 @@ from mmhelpers.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "benchmarks" / "README.md"
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 COLOURS = {"ours": BLUE, "bare loop": GREEN, "bare loop, by length": GREEN, "open_clip": ORANGE}
 PHOTOS, RERANKING = "training, photos, 224 px tower", "reranking 100 candidates"
@@ -96,12 +97,20 @@ def stored() -> list[dict[str, Any]]:
 def pages() -> dict[Path, str]:
     """Both README.md as they should be: the course's with a summary, the benchmark's with everything."""
     found = {}
-    for path, tell in ((ROOT / "README.md", summary), (ROOT / "benchmarks" / "README.md", details)):
+    for path, tell in ((ROOT / "README.md", summary), (PAGE, details)):
         page = path.read_text(encoding="utf-8")
         before, rest = page.split(START)
         text = "\n".join(map(tell, stored())).strip()
         found[path] = f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
     return found
+
+
+def with_block(name: str, text: str) -> str:
+    """The benchmark's page with `text` between the marks <!-- name:start --> and <!-- name:end -->."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(f"<!-- {name}:start -->")
+    after = rest.split(f"<!-- {name}:end -->")[1]
+    text = text or f"Not measured yet: `python -m benchmarks.{name}`."
+    return f"{before}<!-- {name}:start -->\n{text}\n<!-- {name}:end -->{after}"
 
 
 def summary(found: dict[str, Any]) -> str:
@@ -112,7 +121,7 @@ def summary(found: dict[str, Any]) -> str:
     names = dict.fromkeys(name for topic, name in rows if topic in topics)
     lines = [[name, *(_measured(rows.get((topic, name))) for topic in topics)] for name in names]
     about = f"{found['device']}, {found['model']}, batches of {found['settings']['batch']}: median [spread]"
-    return f"{about}\n\n{_table(head, lines)}\n{_targets(found)}"
+    return f"{about}\n\n{table(head, lines)}\n{_targets(found)}"
 
 
 def details(found: dict[str, Any]) -> str:
@@ -125,14 +134,14 @@ def details(found: dict[str, Any]) -> str:
     for topic in dict.fromkeys(one["topic"] for one in found["rows"]):
         lines = [[one["name"], _number(one["median"]), _spread(one), one["unit"], str(one["runs"])]
                  for one in found["rows"] if one["topic"] == topic]  # fmt: skip
-        parts.append(_table([topic, "median", "spread", "unit", "runs"], lines))
+        parts.append(table([topic, "median", "spread", "unit", "runs"], lines))
     for one in found["profiles"]:
         shown = ", ".join(f"{name} {value:g}" for name, value in one["milliseconds"].items())
         parts.append(f"One step of ours ({one['workload']}), milliseconds: {shown}. Outside forward, "
                      f"backward and optimiser: {one['outside']:.1%}.\n")  # fmt: skip
         lines = [[f"`{each['operator']}`", f"{each['ms']:g}", f"{each['share']:.1%}", str(each["calls"])]
                  for each in one["operators"]]  # fmt: skip
-        parts.append(_table(["operator (self time)", "ms", "share", "calls"], lines))
+        parts.append(table(["operator (self time)", "ms", "share", "calls"], lines))
     slow = ", ".join(f"{name} {seconds:g}" for name, seconds in found["import_seconds"].items())
     return "\n".join([*parts, f"Seconds of the imports by package (`python -X importtime`): {slow}.\n"])
 
@@ -144,7 +153,7 @@ def _targets(found: dict[str, Any]) -> str:
         row = rows[one["topic"], one["name"]]
         what, bound = f"{one['topic']}: {one['name']}", f"{one['target']} {row['unit']}"
         lines.append([what, bound, _measured(row), "yes" if one["reached"] else "**no**"])
-    return _table(["target", "", "measured", "reached"], lines) + _why(found, rows)
+    return table(["target", "", "measured", "reached"], lines) + _why(found, rows)
 
 
 def _why(found: dict[str, Any], rows: dict[tuple[str, str], dict[str, Any]]) -> str:
@@ -162,7 +171,8 @@ def _why(found: dict[str, Any], rows: dict[tuple[str, str], dict[str, Any]]) -> 
     return "".join(f"\n{line}" for line in lines)
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; all but the first column stand to the right."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *lines))
 

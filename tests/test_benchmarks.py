@@ -9,11 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import measure, report, training
+from benchmarks import indexes, measure, report, series, training
 from mmhelpers import encoders, profiles
 
 RUNS = report.stored()
@@ -148,3 +149,59 @@ def test_make_bench_is_what_its_page_says():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for command in ("-m benchmarks.bench", "--no-deps -r benchmarks/requirements.txt -c constraints.txt"):
         assert command in page and command in makefile
+
+
+def test_indexes_are_measured_against_exact_search():
+    rows = indexes.measure((600, 1200), pictures=40)
+    assert [row["size"] for row in rows] == [600] * 10 + [1200] * 10
+    for row in rows:
+        assert row["ms"] > 0 and row["megabytes"] > 0 and 0 <= row["recall"] <= 1
+    by_index = {}
+    for row in rows:
+        by_index.setdefault((row["size"], row["index"]), []).append(row["recall"])
+    for (_, name), recalls in by_index.items():
+        assert recalls[-1] >= (1 if name == "exact" else 0.75), (name, recalls)
+        assert recalls == sorted(recalls), "a knob that costs time buys recall"
+    fastest = indexes.best({"rows": rows})
+    assert len(fastest) == 8 and all(row["recall"] >= 0.9 or row["index"] != "exact" for row in fastest)
+    assert indexes.details({"device": "a CPU", "rows": rows}).count("\n| ") == 10
+
+
+def executed(cells):
+    """A notebook as nbclient leaves it: (heading, seconds) for each code cell."""
+    found = nbformat.v4.new_notebook()
+    for heading, seconds in cells:
+        if heading:
+            found.cells.append(nbformat.v4.new_markdown_cell(f"## {heading}\n\nText.\n\n### A part of it"))
+        cell = nbformat.v4.new_code_cell("1 + 1")
+        times = {"busy": "2026-01-01T00:00:00.000000Z", "idle": f"2026-01-01T00:00:{seconds:09.6f}Z"}
+        cell.metadata["execution"] = {f"iopub.status.{at}": time for at, time in times.items()}
+        found.cells.append(cell)
+    return found
+
+
+def test_the_minutes_of_a_notebook_are_told_by_section():
+    notebook = executed([("", 1.5), ("1. First", 2.25), ("", 3), ("2 Second", 10)])
+    assert series.sections(notebook) == {"set-up": 1.5, "First": 5.2, "Second": 10.0}
+    del notebook.cells[-1].metadata["execution"]
+    with pytest.raises(ValueError, match="cell 6 has not been executed"):
+        series.sections(notebook)
+
+
+@pytest.mark.parametrize(("minutes", "word"), [(1.9, "is reached"), (2.1, "is \\*\\*not reached")])
+def test_the_target_of_the_series_is_of_its_first_five_notebooks(minutes, word):
+    names = [f"{number:02d}_name" for number in range(1, 9)]
+    notebooks = {name: {"minutes": minutes, "sections": {"Only": 60 * minutes}} for name in names}
+    found = {"device": "2-core CPU", "matmul_gflops": 300, "notebooks": notebooks}
+    assert series.first_minutes(found) == pytest.approx(5 * minutes)
+    assert re.search(word, series.summary(found))
+    assert len(series.draw(found).axes) == 2
+
+
+@pytest.mark.parametrize("topic", [series, indexes])
+def test_the_page_tells_what_was_measured_of(topic):
+    assert report.PAGE.read_text(encoding="utf-8") == topic.page(), f"python -m {topic.__name__}"
+    for found in topic.stored():
+        file = topic.RESULTS / f"{report.slug(found)}.json"
+        assert file.with_suffix(".png").is_file()
+        assert not re.search(r"/(home|root|tmp|work|Users)\b", file.read_text(encoding="utf-8"))
