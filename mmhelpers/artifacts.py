@@ -37,6 +37,8 @@ MADE_BY = {
     "longer": "03_hard_negative_mining",
     "reranker": "04_reranker_training",
     "evaluation": "05_evaluation_and_visualisation",
+    "adapter": "06_efficient_training",
+    "serving": "08_efficient_serving",
     "published": "07_real_models_and_publishing",
 }
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "datasets", "numpy", "pillow")

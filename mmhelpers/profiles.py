@@ -102,13 +102,13 @@ PROFILES = {
             name="smoke", base_model=str(CLIP_MINI), image_size=96,
             n_train=160, n_validation=48, n_test=64, n_queries=40, n_queries_validation=20,
             n_queries_train=60, batch_size=16, finetune_epochs=1, study_steps=4, hard_negative_epochs=1,
-            reranker_steps=6, candidates=10, seed=0, minutes=(0.3, 0.6, 0.6, 0.6, 0.6, 0, 0.3),
+            reranker_steps=6, candidates=10, seed=0, minutes=(0.3, 0.5, 0.4, 0.4, 0.5, 0.7, 0.3, 0.7),
         ),
         Profile(
             name="laptop", base_model=str(CLIP_MINI), image_size=96,
             n_train=5000, n_validation=500, n_test=1000, n_queries=1000, n_queries_validation=200,
-            n_queries_train=8000, batch_size=128, finetune_epochs=1.5, study_steps=40, hard_negative_epochs=2,
-            reranker_steps=1700, candidates=100, seed=0, minutes=(1, 4.7, 4, 4.3, 0.7, 0, 3),
+            n_queries_train=8000, batch_size=128, finetune_epochs=0.6, study_steps=40, hard_negative_epochs=1,
+            reranker_steps=1700, candidates=100, seed=0, minutes=(1, 3, 2.5, 4, 0.7, 3.3, 2.7, 2.3),
         ),
         Profile(
             name="gpu", image_size=224,
@@ -116,7 +116,7 @@ PROFILES = {
             n_train=12000, n_validation=1000, n_test=2000, n_queries=2000, n_queries_validation=400,
             n_queries_train=16000, batch_size=256, finetune_epochs=3.5, study_steps=80,
             hard_negative_epochs=2, reranker_steps=2500, candidates=100, seed=0,
-            minutes=(6, 12, 12, 12, 5, 0, 8),
+            minutes=(6, 12, 12, 12, 5, 10, 8, 8),
         ),
     )
 }  # fmt: skip

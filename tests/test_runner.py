@@ -77,7 +77,7 @@ def counts(tmp_path: Path) -> dict[str, int]:
 def test_a_run_leaves_its_results_and_what_changed_is_done_again(course, run, notebook):
     status, said = run()
     assert status == 0
-    assert "profile smoke, data catalogue: 3 of 3 notebooks to run, about 2 minutes" in said
+    assert "profile smoke, data catalogue: 3 of 3 notebooks to run, about 1 minutes" in said
     assert "[2/3] 02_clip_finetuning: done in 0:0" in said and "100 %  cell 2 of 2" in said
     assert "reranked" in said and "0.250 to 0.750" in said and "peak memory" in said
     build = course / "build" / "smoke" / "catalogue"
