@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,11 @@ def test_folders_of_classes(tmp_path):
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "a.JPG").touch()
     assert profiles.data_source(str(tmp_path)) == str(tmp_path)
+
+
+def test_the_readme_tells_the_laptops_minutes():
+    page = (profiles.repository() / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| \[(\d\d) .*\| (\d+) \|$", page, re.MULTILINE)
+    assert len(told) == len(list((profiles.repository() / "notebooks").glob("[0-9][0-9]_*.ipynb")))
+    for number, minutes in told:
+        assert abs(PROFILES["laptop"].minutes[int(number) - 1] - int(minutes)) <= 0.5, number
