@@ -73,7 +73,7 @@ class Fusion(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Features of `FusionReranker.preprocess` -> logits, float (pairs,)."""
-        of_text, of_image, dtype = features["text_index"], features["image_index"], self.bias.dtype
+        of_text, dtype = features["text_index"], self.bias.dtype
         # Each text fills its slots: from its embedding, and from the tokens that a slot seeks.
         text, tokens = features["text_vectors"].to(dtype), features["text_states"].to(dtype) * self.unit
         sought = (self.seek @ self.key(tokens).mT).masked_fill(
@@ -82,12 +82,12 @@ class Fusion(nn.Module):
         slots = self.start(text * self.unit).unflatten(1, (self.slots, -1))
         slots = nn.functional.normalize(slots + sought.softmax(-1) @ self.value(tokens), dim=-1)[of_text]
         # Each slot looks at the patches of the picture.
-        patches = features["image_states"].to(dtype)[of_image]
+        patches = features["image_states"].to(dtype)
         alike = slots @ patches.mT + slots @ self.position.mT
         attention = (self.sharpness.exp() * alike).softmax(-1)
         found = attention @ patches + attention @ self.position
         # What was asked for, times what was found, for the whole and for each slot.
-        text, image = text[of_text], features["image_vectors"].to(dtype)[of_image]
+        text, image = text[of_text], features["image_vectors"].to(dtype)
         cosine = (text * image).sum(-1, keepdim=True)
         products = torch.cat([text * image, (slots * found).flatten(1)], dim=-1) * self.unit**2 / 4
         vectors = torch.cat([text, image], dim=-1) * self.unit

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from mmhelpers.encoders import EncoderError
+from mmhelpers.encoders import EncoderError, keep_freed_memory
 from mmhelpers.fusion import Fusion, State, StateCache
 from mmhelpers.hub import refusal
 
@@ -91,9 +91,8 @@ class FusionReranker(InputModule):
             prompt: Put before every text.
 
         Returns:
-            text_states (texts, tokens, dim), text_mask (texts, tokens), text_vectors (texts, dim),
-            image_states (pictures, patches, dim), image_vectors (pictures, dim), text_index and image_index
-            (pairs,).
+            text_states (texts, tokens, dim), text_mask (texts, tokens), text_vectors (texts, dim), and for
+            every pair text_index (pairs,), image_states (pairs, patches, dim), image_vectors (pairs, dim).
 
         Raises:
             FileNotFoundError: An image path is not a file.
@@ -111,11 +110,11 @@ class FusionReranker(InputModule):
         text_states = self._states(self.texts, {text: text for text in texts}, self._encode_texts)
         image_states = self._states(self.images, pictures, self._encode_images)
         text_at = {text: position for position, text in enumerate(text_states)}
-        image_at = {key: position for position, key in enumerate(image_states)}
         rows = torch.tensor([text_at[(prompt or "") + text] for text, _ in inputs])
-        columns = torch.tensor([image_at[key] for key in keyed])
         tokens, text_vectors = zip(*text_states.values(), strict=True)
-        patches, image_vectors = zip(*image_states.values(), strict=True)
+        # A text is shared by a whole list and stands here once. Pictures hardly repeat; to copy them into
+        # the order of the pairs here is cheaper than to gather them from a batch of their own later.
+        patches, image_vectors = zip(*(image_states[key] for key in keyed), strict=True)
         lengths = torch.tensor([len(states) for states in tokens])
         return {
             "text_states": pad_sequence(tokens, batch_first=True),
@@ -124,7 +123,6 @@ class FusionReranker(InputModule):
             "image_states": torch.stack(patches),
             "image_vectors": torch.stack(image_vectors),
             "text_index": rows,
-            "image_index": columns,
         }
 
     def forward(self, features: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
@@ -152,17 +150,30 @@ class FusionReranker(InputModule):
         images: Sequence[Picture],
         batch_size: int = 64,
         show_progress_bar: bool = True,
-    ) -> None:
-        """Fill the caches with the states of `texts` and `images`, with a text progress bar."""
+    ) -> tuple[Tensor, Tensor]:
+        """Fill the caches with the states of `texts` and `images`, with a text progress bar.
+
+        Returns:
+            What the same pass gives besides: the embeddings of the texts (len(texts), dim) and of the images
+            (len(images), dim), float32, normalised, on the CPU; the bi-encoder's own.
+        """
         self._drop_stale_states()
-        for name, cache, items, encode in (
-            ("texts", self.texts, {text: text for text in texts}, self._encode_texts),
-            ("images", self.images, {_picture_key(image): image for image in images}, self._encode_images),
+        vectors = []
+        for name, cache, keys, values, encode in (
+            ("texts", self.texts, texts, texts, self._encode_texts),
+            ("images", self.images, [_picture_key(image) for image in images], images, self._encode_images),
         ):
-            keys = list(items)
-            starts = range(0, len(keys), batch_size)
-            for start in tqdm(starts, desc=f"states of {len(keys)} {name}", disable=not show_progress_bar):
-                self._states(cache, {key: items[key] for key in keys[start : start + batch_size]}, encode)
+            items = dict(zip(keys, values, strict=True))
+            # Texts of like length go together: a batch is padded to its longest.
+            order = sorted(items, key=len) if name == "texts" else list(items)
+            found: dict[Hashable, Tensor] = {}
+            starts = range(0, len(order), batch_size)
+            for start in tqdm(starts, desc=f"states of {len(order)} {name}", disable=not show_progress_bar):
+                chunk = {key: items[key] for key in order[start : start + batch_size]}
+                found |= {key: vector for key, (_, vector) in self._states(cache, chunk, encode).items()}
+            dim = self.fusion.key.in_features
+            vectors.append(torch.stack([found[key] for key in keys]) if found else torch.zeros(0, dim))
+        return vectors[0], vectors[1]
 
     def clear_cache(self) -> None:
         """Forget all states."""
@@ -322,6 +333,7 @@ def load_reranker(path: str | Path, device: str | None = None) -> CrossEncoder:
         FileNotFoundError: A part of the reranker is not in the folder.
         EncoderError: The Hub does not give it.
     """
+    keep_freed_memory()
     if not Path(path).exists():
         repository, _, revision = str(path).partition("@")
         try:
