@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +16,8 @@ from typing import Any
 
 import psutil
 import torch
+
+from mmhelpers import encoders
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,19 @@ def synchronize(device: str) -> None:
     """Wait for the GPU; nothing on a CPU."""
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """Give this process the memory that `encoders.load` gives it, or what glibc settles at by itself.
+
+    glibc's bounds grow up to these values when large blocks come and go. Off Linux nothing happens.
+    """
+    if keep:
+        encoders.keep_freed_memory()
+    elif sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
+        for name, value in ((trim_threshold, 64 << 20), (top_pad, 128 << 10), (mmap_threshold, 32 << 20)):
+            mallopt(name, value)
 
 
 class Progress:

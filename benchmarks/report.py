@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks import startup
 from benchmarks.measure import Row
 from benchmarks.workload import Settings
 from mmhelpers.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
@@ -157,18 +158,36 @@ def _targets(found: dict[str, Any]) -> str:
 
 
 def _why(found: dict[str, Any], rows: dict[tuple[str, str], dict[str, Any]]) -> str:
-    """What a missed target of training could be at most, from the profile and the limit of the same run."""
+    """For each target that was missed and of which the run knows the reason, a sentence."""
     lines = []
     for one in found["targets"]:
         topic, name = one["topic"], one["name"]
         step = next((each for each in found["profiles"] if f"training, {each['workload']}" == topic), None)
-        if step and not one["reached"]:
-            other = name.removeprefix("ours / ")
-            limit = rows[topic, "bare loop, by length"]["median"] / rows[topic, other]["median"]
-            parts = f"{1 - step['outside']:.1%} of a step of ours is forward, backward and optimiser"
-            rest = f"with all else free, as in the bare loop by length, it would be {limit:.2f}"
-            lines.append(f"Why *{topic}: {name}* is missed: {parts}; {rest}.\n")
-    return "".join(f"\n{line}" for line in lines)
+        if one["reached"] or not (step or topic == "start-up"):
+            continue
+        because = _bounds(topic, name, step, rows) if step else _start(found, rows)
+        lines.append(f"\nWhy *{topic}: {name}* is missed: {because}.\n")
+    return "".join(lines)
+
+
+def _bounds(topic: str, name: str, step: dict[str, Any], rows: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """What a ratio of ours could be at most, from the profile and the limit of the same run."""
+    other = name.removeprefix("ours / ")
+    limit = rows[topic, "bare loop, by length"]["median"] / rows[topic, other]["median"]
+    parts = f"{1 - step['outside']:.1%} of a step of ours is forward, backward and optimiser"
+    return f"{parts}; with all else free, as in the bare loop by length, it would be {limit:.2f}"
+
+
+def _start(found: dict[str, Any], rows: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """Where the seconds of the start go."""
+    took = {name: _number(one["median"]) for (topic, name), one in rows.items() if topic == "start-up"}
+    largest = list(found["import_seconds"].items())[:5]
+    others = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in largest)
+    return (
+        f"imports take {took[startup.PARTS[0]]} s ({others}); the first "
+        f"step takes {took[startup.PARTS[-1]]} s and one more {took[startup.AGAIN]} s: the first needs "
+        f"{took[startup.FRESH]} MB of new memory, and {took[startup.SYSTEM]} s of the system"
+    )
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

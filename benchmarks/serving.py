@@ -14,7 +14,16 @@ from datasets import Dataset
 from sentence_transformers.util import mine_hard_negatives, semantic_search
 from transformers import TrainerCallback
 
-from benchmarks.measure import Row, elsewhere, interleaved, peak_memory, ratios, row, timed
+from benchmarks.measure import (
+    Row,
+    elsewhere,
+    interleaved,
+    keep_freed_memory,
+    peak_memory,
+    ratios,
+    row,
+    timed,
+)
 from benchmarks.training import OURS, PLAIN, Variant
 from benchmarks.workload import Settings, Workload
 from mmhelpers import data, encoders, evaluation
@@ -185,6 +194,7 @@ def until_good(chosen: Settings, work: Workload, shop: data.Collection, say: Say
 
     def run(name: str) -> float:
         variant, until = Variant(name, chosen, work), _Until(target)
+        keep_freed_memory(variant.keeps_memory)
         began = time.perf_counter()
         if name == OURS:
             every = [path for part in (work.pictures, validation.corpus.values()) for path in part]

@@ -16,11 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 PARTS = ("imports", "model", "data", "first step")
+AGAIN, FRESH, SYSTEM = "one more step", "first step: new memory", "first step: system time"
+UNITS = {FRESH: "MB"}
 
 
 def child(task: dict[str, Any]) -> dict[str, float]:
-    """Seconds of each part; the clock began in the process that started this one."""
+    """Seconds of each part, and of another step; the clock began in the process that started this one."""
     marks = [task["began"]]
     from benchmarks import training, workload
     from mmhelpers import artifacts, data, encoders, evaluation, losses, plots, profiles  # noqa: F401
@@ -32,9 +36,16 @@ def child(task: dict[str, Any]) -> dict[str, float]:
     encoders.attach_image_cache(variant.model, work.pictures, folder=task["cache"])
     trainer = variant.trainer(1)
     marks.append(time.time())
+    process = psutil.Process()
+    memory, system = process.memory_info().rss, process.cpu_times().system
     trainer.train()
     marks.append(time.time())
-    return dict(zip(PARTS, (b - a for a, b in zip(marks, marks[1:], strict=False)), strict=True))
+    more = {FRESH: (process.memory_info().rss - memory) / 1e6, SYSTEM: process.cpu_times().system - system}
+    trainer = variant.trainer(1)
+    began = time.time()
+    trainer.train()
+    more[AGAIN] = time.time() - began
+    return dict(zip(PARTS, (b - a for a, b in zip(marks, marks[1:], strict=False)), strict=True)) | more
 
 
 def measure(chosen: Any, work: Any, say: Callable[[str], None]) -> tuple[list[Any], dict[str, float]]:
@@ -48,14 +59,15 @@ def measure(chosen: Any, work: Any, say: Callable[[str], None]) -> tuple[list[An
             found, _ = _run(task)
             if number or chosen.quick:  # the first makes the cache and warms the disk
                 runs.append(found)
-                say(", ".join(f"{part} {seconds:.1f} s" for part, seconds in found.items()))
+                say(", ".join(f"{part} {found[part]:.1f} s" for part in PARTS))
         _, trace = ("", "") if chosen.quick else _run(task, "-X", "importtime")
     for line in trace.splitlines():  # import time: self [us] | cumulative | imported package
         cells = line.removeprefix("import time:").split("|")
         if len(cells) == 3 and cells[0].strip().isdigit():
             slow[cells[2].strip().split(".")[0]] += int(cells[0])
-    rows = [row("start-up", part, "seconds", [run[part] for run in runs]) for part in PARTS]
-    rows.append(row("start-up", "import to first step", "seconds", [sum(run.values()) for run in runs]))
+    kinds = {name: [run[name] for run in runs] for name in (*PARTS, FRESH, SYSTEM, AGAIN)}
+    kinds["import to first step"] = [sum(run[part] for part in PARTS) for run in runs]
+    rows = [row("start-up", name, UNITS.get(name, "seconds"), values) for name, values in kinds.items()]
     return rows, {name: round(value / 1e6, 2) for name, value in slow.most_common(12)}
 
 

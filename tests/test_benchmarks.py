@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -14,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import indexes, measure, report, series, training
+from benchmarks import indexes, measure, report, series, startup, training
 from mmhelpers import encoders, profiles
 
 RUNS = report.stored()
@@ -120,6 +121,24 @@ def test_peak_memory_sees_what_was_freed_again():
     assert 150 < found["mb"] < 400
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting is glibc's")
+def test_memory_is_kept_for_ours_and_given_back_for_the_others():
+    code = """
+import resource, torch
+from benchmarks.measure import keep_freed_memory
+for keep in (False, True, False):
+    keep_freed_memory(keep)
+    torch.zeros(12_000_000).add_(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(40):
+        torch.zeros(12_000_000).add_(1)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    given_back, kept, given_back_again = map(int, done.stdout.split())
+    assert kept < min(given_back, given_back_again) / 5
+
+
 def test_a_target_that_was_missed_is_said_to_be():
     rows = [
         {"topic": "start-up", "name": "import to first step", "unit": "seconds", "median": 11.0},
@@ -127,6 +146,21 @@ def test_a_target_that_was_missed_is_said_to_be():
     ]
     judged = {one["name"]: one["reached"] for one in report.targets(rows, "cpu", "clip-mini", "2-core CPU")}
     assert judged == {"import to first step": False, "ours / plain": True}
+
+
+def test_a_slow_start_is_explained():
+    seconds = {"imports": 5.2, "first step": 9.5, startup.AGAIN: 1.25, startup.FRESH: 1100, startup.SYSTEM: 2}
+    seconds["import to first step"] = 15.0
+    rows = [asdict(measure.row("start-up", name, "seconds", [value])) for name, value in seconds.items()]
+    settings = {"batch": 128, "dtype": "float32", "rounds": 1, "steps": 4}
+    found = {
+        "rows": rows, "profiles": [], "import_seconds": {"torch": 1.9, "scipy": 0.5}, "settings": settings,
+        "versions": {}, "device": "2-core CPU", "model": "clip-mini", "minutes": 1, "python": "3.11",
+        "targets": report.targets(rows, "cpu", "clip-mini", "2-core CPU"),
+    }  # fmt: skip
+    said = report.details(found)
+    assert "imports take 5.2 s (torch 1.9 s, scipy 0.5 s)" in said
+    assert "takes 9.5 s and one more 1.25 s: the first needs 1,100 MB" in said
 
 
 def test_the_tables_are_those_of_the_results():
