@@ -108,7 +108,7 @@ PROFILES = {
             name="laptop", base_model=str(CLIP_MINI), image_size=96,
             n_train=5000, n_validation=500, n_test=1000, n_queries=1000, n_queries_validation=200,
             n_queries_train=8000, batch_size=128, finetune_epochs=0.6, study_steps=40, hard_negative_epochs=1,
-            reranker_steps=1700, candidates=100, seed=0, minutes=(1, 3, 2.5, 4, 0.7, 3.3, 2.7, 2.3),
+            reranker_steps=1700, candidates=100, seed=0, minutes=(1, 2.7, 2.3, 3, 0.6, 3.4, 2.5, 2),
         ),
         Profile(
             name="gpu", image_size=224,
