@@ -110,10 +110,8 @@ class FusionReranker(InputModule):
         text_states = self._states(self.texts, {text: text for text in texts}, self._encode_texts)
         image_states = self._states(self.images, pictures, self._encode_images)
         text_at = {text: position for position, text in enumerate(text_states)}
-        rows = torch.tensor([text_at[(prompt or "") + text] for text, _ in inputs])
         tokens, text_vectors = zip(*text_states.values(), strict=True)
-        # A text is shared by a whole list and stands here once. Pictures hardly repeat; to copy them into
-        # the order of the pairs here is cheaper than to gather them from a batch of their own later.
+        # Pictures hardly repeat: copied here in the order of the pairs, they need not be gathered later.
         patches, image_vectors = zip(*(image_states[key] for key in keyed), strict=True)
         lengths = torch.tensor([len(states) for states in tokens])
         return {
@@ -122,7 +120,7 @@ class FusionReranker(InputModule):
             "text_vectors": torch.stack(text_vectors),
             "image_states": torch.stack(patches),
             "image_vectors": torch.stack(image_vectors),
-            "text_index": rows,
+            "text_index": torch.tensor([text_at[(prompt or "") + text] for text, _ in inputs]),
         }
 
     def forward(self, features: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
@@ -164,8 +162,7 @@ class FusionReranker(InputModule):
             ("images", self.images, [_picture_key(image) for image in images], images, self._encode_images),
         ):
             items = dict(zip(keys, values, strict=True))
-            # Texts of like length go together: a batch is padded to its longest.
-            order = sorted(items, key=len) if name == "texts" else list(items)
+            order = sorted(items, key=len) if name == "texts" else list(items)  # little padding in a batch
             found: dict[Hashable, Tensor] = {}
             starts = range(0, len(order), batch_size)
             for start in tqdm(starts, desc=f"states of {len(order)} {name}", disable=not show_progress_bar):
