@@ -108,9 +108,9 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees, on Linux; elsewhere and a second time nothing happens.
 
     PyTorch's tensors on a CPU come from malloc. glibc gives large blocks back to the system once they are
-    free, and the system has to clear every page of the next one: hundreds of megabytes in each step of a
-    training. Kept, a step of clip-mini takes a tenth less time, one of the reranker a third; the peak of
-    memory stays what it was.
+    free, and the system has to clear every page of the next one: a hundred megabytes and more in each step
+    of a training. Kept, a step of clip-mini takes some hundredths less time (6 to 24 % in three interleaved
+    repeats on two cores), one of the reranker a third less; the peak of memory stays what it was.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # musl, for one, has none; malloc.h names the numbers
