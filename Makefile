@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: run test lab outputs bench badges compat clean
 
 run: .venv/ready  ## all notebooks, headless; goes on where it stopped
-	@$(BIN)/python -m mmhelpers.runner run
+	@$(BIN)/python -m mmhelpers.course.runner run
 
 test: .venv/ready  ## ruff and pytest, which runs every notebook in the smoke profile
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m pytest
@@ -21,7 +21,7 @@ lab: .venv/ready  ## the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab --notebook-dir notebooks
 
 outputs: .venv/ready  ## executed laptop notebooks and their scoreboard into notebooks/ and README.md
-	@$(BIN)/python -m mmhelpers.runner commit-outputs && $(BIN)/python -m mmhelpers.runner table
+	@$(BIN)/python -m mmhelpers.course.runner commit-outputs && $(BIN)/python -m mmhelpers.course.runner table
 
 bench: .venv/ready  ## how fast it is next to other ways, about 14 minutes: benchmarks/results, README.md
 	@$(PIP) --no-deps -r benchmarks/requirements.txt -c constraints.txt && $(BIN)/python -m benchmarks.bench

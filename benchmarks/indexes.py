@@ -27,8 +27,8 @@ from sentence_transformers.util.quantization import quantize_embeddings
 
 from benchmarks import report, workload
 from benchmarks.measure import Progress
-from mmhelpers.artifacts import write_atomically
-from mmhelpers.plots import PALETTE
+from mmhelpers.course.artifacts import write_atomically
+from mmhelpers.viz.figures import PALETTE
 
 RESULTS = report.RESULTS / "indexes"
 DIMS, K = 64, 10

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import torch
 
-from mmhelpers import encoders
+from mmhelpers.models import encoders
 
 
 @dataclass(frozen=True)

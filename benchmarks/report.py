@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from benchmarks import startup
 from benchmarks.measure import Row
 from benchmarks.workload import Settings
-from mmhelpers.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from mmhelpers.viz.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

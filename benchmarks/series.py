@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from nbformat import NotebookNode
 
 from benchmarks import report, training, workload
-from mmhelpers import profiles
-from mmhelpers.artifacts import write_atomically
-from mmhelpers.plots import BLUE, GREY, PALETTE
-from mmhelpers.runner import Run
+from mmhelpers.course import profiles
+from mmhelpers.course.artifacts import write_atomically
+from mmhelpers.course.runner import Run
+from mmhelpers.viz.figures import BLUE, GREY, PALETTE
 
 RESULTS = report.RESULTS / "series"
 TARGET = 10  # minutes for 01 to 05 on two cores
@@ -129,7 +129,7 @@ def page() -> str:
 
 
 def main() -> None:
-    found = measured(Run.open("laptop", profiles.CATALOGUE, None, None))
+    found = measured(Run.open("laptop", profiles.SHOP, None, None))
     name = RESULTS / report.slug(found)
     write_atomically(name.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
     draw(found).savefig(name.with_suffix(".png"), dpi=100)

@@ -26,8 +26,9 @@ from benchmarks.measure import (
 )
 from benchmarks.training import OURS, PLAIN, Variant
 from benchmarks.workload import Settings, Workload
-from mmhelpers import data, encoders, evaluation
-from mmhelpers.reranker import build_reranker
+from mmhelpers import data, evaluation
+from mmhelpers.models import encoders
+from mmhelpers.models.reranker import build_reranker
 
 PATHS, CACHE = "paths, decoded each time", "image cache"
 Say = Callable[[str], None]

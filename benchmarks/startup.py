@@ -27,7 +27,8 @@ def child(task: dict[str, Any]) -> dict[str, float]:
     """Seconds of each part, and of another step; the clock began in the process that started this one."""
     marks = [task["began"]]
     from benchmarks import training, workload
-    from mmhelpers import artifacts, data, encoders, evaluation, losses, plots, profiles  # noqa: F401
+    from mmhelpers import data, evaluation  # noqa: F401
+    from mmhelpers.models import encoders
 
     marks.append(time.time())
     work = workload.Workload(**(task["work"] | {"model": Path(task["work"]["model"])}))

@@ -47,7 +47,7 @@ from benchmarks.measure import (
     timed,
 )
 from benchmarks.workload import Settings, Workload
-from mmhelpers import encoders
+from mmhelpers.models import encoders
 
 PLAIN, WORKERS, PHOTOS, OURS = "plain", "plain, workers", "plain, 500 px photos", "ours"
 BARE, BY_LENGTH, OPEN_CLIP = "bare loop", "bare loop, by length", "open_clip"

@@ -16,12 +16,13 @@ from PIL import Image as Pillow
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, CLIPConfig, CLIPModel
 
-from mmhelpers import data, encoders
-from mmhelpers.catalogue import shop
-from mmhelpers.catalogue.draw import draw
-from mmhelpers.catalogue.language import generic_caption
-from mmhelpers.catalogue.spec import Scene
-from mmhelpers.profiles import CLIP_MINI, PROFILES
+from mmhelpers import data
+from mmhelpers.course.profiles import CLIP_MINI, PROFILES
+from mmhelpers.models import encoders
+from mmhelpers.shop import stock as shop
+from mmhelpers.shop.draw import draw
+from mmhelpers.shop.spec import Scene
+from mmhelpers.shop.words import generic_caption
 
 PHOTO = 500  # longest side of a photo in the usual captioning data sets (Flickr30k, COCO)
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from urllib3.exceptions import MaxRetryError
 from urllib3.util import Retry
 
-from mmhelpers.pictures import load_picture
+from mmhelpers.data.images import load_picture
 
 TIMEOUT = (10, 120)  # seconds: to connect, to answer
 PATIENCE = 60  # seconds that a provider may ask us to wait; a used-up day is not waited for

@@ -24,8 +24,8 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # started as a file, Python looks beside it only
 
-from mmhelpers import publish  # noqa: E402
-from mmhelpers.artifacts import write_atomically  # noqa: E402
+from mmhelpers.course import publish  # noqa: E402
+from mmhelpers.course.artifacts import write_atomically  # noqa: E402
 
 PLACEHOLDER = "OWNER/REPOSITORY"
 BRANCH = "main"  # what the badges open
@@ -56,9 +56,9 @@ if "KAGGLE_KERNEL_RUN_TYPE" in os.environ or "google.colab" in sys.modules:
             url = f"https://github.com/{REPOSITORY}"
             subprocess.run([*git, *tag, url, "course"], capture_output=bool(tag))
     sys.path.insert(0, os.path.abspath("course"))
-from mmhelpers import hosted  # not found? See README.md, "Two commands"; hosted, see what git says above
+from mmhelpers.course import hosts  # not found? See README.md, "Two commands"; hosted, see what git says above
 
-hosted.set_up(VERSION, DRIVE)"""
+hosts.set_up(VERSION, DRIVE)"""
 
 
 @dataclass(frozen=True)

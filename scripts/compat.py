@@ -32,7 +32,6 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # started as a file, Python looks beside it only
 
-from mmhelpers import hosted  # noqa: E402
 from scripts import calls  # noqa: E402
 
 BUILD = ROOT / "build" / "compat"

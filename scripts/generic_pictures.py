@@ -13,9 +13,10 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from mmhelpers.catalogue import Wanted, shop
-from mmhelpers.catalogue.draw import draw_with_regions
-from mmhelpers.catalogue.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, RELATIONS, Scene
+from mmhelpers.shop import Wanted
+from mmhelpers.shop import stock as shop
+from mmhelpers.shop.draw import draw_with_regions
+from mmhelpers.shop.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, RELATIONS, Scene
 
 SIZE, PATCH = 96, 12
 GRID = SIZE // PATCH

@@ -54,9 +54,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from mmhelpers.catalogue import fits, shop
-from mmhelpers.catalogue.language import generic_caption, generic_query
-from mmhelpers.catalogue.spec import COLOURS, KINDS, MOTIFS, PATTERNS
+from mmhelpers.shop import fits
+from mmhelpers.shop import stock as shop
+from mmhelpers.shop.spec import COLOURS, KINDS, MOTIFS, PATTERNS
+from mmhelpers.shop.words import generic_caption, generic_query
 
 SHARD = 4096
 N_TEST = 1000
@@ -405,7 +406,7 @@ def export(args: argparse.Namespace, work: Path, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
-    parser.add_argument("--target", type=Path, default=Path("mmhelpers/clip_mini"), help="where to export")
+    parser.add_argument("--target", type=Path, default=Path("mmhelpers/models/clip_mini"), help="where to export")
     parser.add_argument("--pictures", type=int, default=196_608, help="different pictures to draw")
     parser.add_argument("--seen", type=int, default=500_000, help="pictures seen in training")
     parser.add_argument("--learning-rate", type=float, default=1e-3)

@@ -20,7 +20,7 @@ for provider in ("JINA", "VOYAGE", "COHERE", "CO", "NOMIC"):  # no test asks, or
 
 from hub_server import StandInHub  # noqa: E402 (asks huggingface_hub, which has to find the line above)
 
-from mmhelpers import profiles  # noqa: E402
+from mmhelpers.course import profiles  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -95,12 +95,12 @@ def run_smoke(folder: Path, *only: str, **settings: str) -> Done:
     """Run the notebooks, or those whose numbers are given, in `folder` and with more in the environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MM_")}
     environment |= {"MM_ARTIFACTS": str(folder / "artifacts"), "MM_BUILD": str(folder / "build"), **settings}
-    command = [sys.executable, "-m", "mmhelpers.runner", "run", "--profile", "smoke"]
+    command = [sys.executable, "-m", "mmhelpers.course.runner", "run", "--profile", "smoke"]
     command += ["--only", *only] if only else []
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
     )
-    slug = profiles.data_slug(environment.get("MM_DATA", profiles.CATALOGUE))
+    slug = profiles.data_slug(environment.get("MM_DATA", profiles.SHOP))
     return Done(done.returncode, done.stdout, folder, slug)
 
 

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from mmhelpers.catalogue.spec import COLOURS, KINDS, MOTIFS, PATTERNS
+from mmhelpers.shop.spec import COLOURS, KINDS, MOTIFS, PATTERNS
 
 _WORDS = " ".join((*KINDS, *COLOURS, *PATTERNS, *MOTIFS, "a an the and with on of photo left above")).split()
 _TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mmhelpers import artifacts
-from mmhelpers.artifacts import ArtifactError, Workspace
-from mmhelpers.profiles import PROFILES
+from mmhelpers.course import artifacts
+from mmhelpers.course.artifacts import ArtifactError, Workspace
+from mmhelpers.course.profiles import PROFILES
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ def test_a_write_that_the_system_refuses_leaves_the_old_artefact(ws):
     script = (
         "import errno, resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from mmhelpers.artifacts import Workspace\n"
-        "from mmhelpers.profiles import PROFILES\n"
+        "from mmhelpers.course.artifacts import Workspace\n"
+        "from mmhelpers.course.profiles import PROFILES\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "ws = Workspace(Path(sys.argv[1]), PROFILES['smoke'], 'catalogue')\n"

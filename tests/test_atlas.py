@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmhelpers import atlas
+from mmhelpers.viz import atlas
 
 NASTY = "</script><script>document.title='broken'</script><!-- {{title}} & \"a\" 'b' \u2028 <img src=x>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

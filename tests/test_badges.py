@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from conftest import NAMES, ROOT, git
 
-from mmhelpers import publish
+from mmhelpers.course import publish
 from scripts import badges
 
 

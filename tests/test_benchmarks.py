@@ -16,7 +16,8 @@ import torch
 from conftest import ROOT
 
 from benchmarks import indexes, measure, report, series, startup, training
-from mmhelpers import encoders, profiles
+from mmhelpers.course import profiles
+from mmhelpers.models import encoders
 
 RUNS = report.stored()
 

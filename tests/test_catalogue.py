@@ -9,10 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from mmhelpers.catalogue import language, shop
-from mmhelpers.catalogue.language import ADJECTIVES, CATEGORIES, GENERIC, HOUSE
-from mmhelpers.catalogue.relevance import Wanted, WantedItem, fits, grade
-from mmhelpers.catalogue.spec import (
+from mmhelpers.shop import stock as shop
+from mmhelpers.shop import words as language
+from mmhelpers.shop.spec import (
     BACKDROPS,
     COLOURS,
     KINDS,
@@ -23,6 +22,8 @@ from mmhelpers.catalogue.spec import (
     Item,
     Scene,
 )
+from mmhelpers.shop.wanted import Wanted, WantedItem, fits, grade
+from mmhelpers.shop.words import ADJECTIVES, CATEGORIES, GENERIC, HOUSE
 
 NAMES = (*KINDS, *COLOURS, PLAIN, *PATTERNS, *MOTIFS, *BACKDROPS, *RELATIONS)
 HOUSE_WORDS = {word for words in HOUSE.values() for word in words}

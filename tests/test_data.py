@@ -15,11 +15,12 @@ from PIL import Image, ImageOps
 from standins import tiny_clip
 from test_folder import a_folder, a_picture, write
 
-from mmhelpers import data, encoders
-from mmhelpers.catalogue.relevance import Wanted, grade
-from mmhelpers.catalogue.spec import Scene
-from mmhelpers.folder import DataError
-from mmhelpers.profiles import PROFILES
+from mmhelpers import data
+from mmhelpers.course.profiles import PROFILES
+from mmhelpers.data.folder import DataError
+from mmhelpers.models import encoders
+from mmhelpers.shop.spec import Scene
+from mmhelpers.shop.wanted import Wanted, grade
 
 SMOKE = PROFILES["smoke"]
 TINY = replace(

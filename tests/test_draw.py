@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmhelpers.catalogue import kinds
-from mmhelpers.catalogue.draw import draw, draw_with_regions
-from mmhelpers.catalogue.spec import (
+from mmhelpers.shop import shapes as kinds
+from mmhelpers.shop.draw import draw, draw_with_regions
+from mmhelpers.shop.spec import (
     BACKDROPS,
     COLOURS,
     KINDS,

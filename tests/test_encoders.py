@@ -32,8 +32,10 @@ from sentence_transformers.sentence_transformer.training_args import BatchSample
 from sentence_transformers.util import mine_hard_negatives
 from standins import pictures, tiny_clip, tiny_siglip
 
-from mmhelpers import data, encoders, evaluation, image_cache
-from mmhelpers.reranker import build_reranker
+from mmhelpers import data, evaluation
+from mmhelpers.data import image_cache
+from mmhelpers.models import encoders
+from mmhelpers.models.reranker import build_reranker
 
 SHORT, LONG = "a red mug", "a red mug with yellow stripes and a leaf on it, left of a teal armchair"
 
@@ -492,8 +494,8 @@ def test_freed_memory_is_kept(started_by: str, clip: Path, tmp_path: Path) -> No
     build_reranker(encoders.load(clip, device="cpu")).save_pretrained(str(tmp_path / "reranker"))
     code = f"""
 import resource, sys, torch
-from mmhelpers import encoders
-from mmhelpers.reranker import load_reranker
+from mmhelpers.models import encoders
+from mmhelpers.models.reranker import load_reranker
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(40):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmhelpers import exercises
+from mmhelpers.course import exercises
 
 CASES = [((1, 2), 3.0, "add both"), ((0, 0), lambda result: result == 0, "nothing comes of nothing")]
 

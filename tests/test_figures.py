@@ -12,10 +12,11 @@ import pytest
 from conftest import git
 from test_folder import a_picture
 
-from mmhelpers import data, figures
-from mmhelpers.folder import DataError, read_folder
-from mmhelpers.gitfiles import Repository
-from mmhelpers.profiles import PROFILES
+from mmhelpers import data
+from mmhelpers.course.profiles import PROFILES
+from mmhelpers.data import figures
+from mmhelpers.data.folder import DataError, read_folder
+from mmhelpers.data.gitfiles import Repository
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"
 BY = "http://creativecommons.org/licenses/by/4.0/"

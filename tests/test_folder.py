@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmhelpers import pictures
-from mmhelpers.folder import DataError, read_folder
+from mmhelpers.data import images as pictures
+from mmhelpers.data.folder import DataError, read_folder
 
 
 def a_picture(number: int = 0, size: tuple[int, int] = (40, 32)) -> Image.Image:

@@ -21,7 +21,7 @@ import pytest
 from conftest import NAMES, ROOT, git
 from packaging.requirements import Requirement
 
-from mmhelpers import hosted, publish
+from mmhelpers.course import publish
 from scripts import badges
 
 PINS = dict(

@@ -34,8 +34,9 @@ from PIL import Image
 from standins import tiny_clip
 from transformers import CONFIG_MAPPING
 
-from mmhelpers import data, encoders, evaluation, hosted, hosted_embeddings, plots
+from mmhelpers import data, evaluation, hosted_embeddings
 from mmhelpers.hosted_embeddings import HostedError, HostedModel, jpeg
+from mmhelpers.models import encoders
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = nbformat.read(ROOT / "notebooks" / "05_evaluation_and_visualisation.ipynb", as_version=4)

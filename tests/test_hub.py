@@ -14,9 +14,10 @@ from huggingface_hub import DatasetCard, errors
 from PIL import Image as Pillow
 from test_folder import a_picture
 
-from mmhelpers import data, hub
-from mmhelpers.folder import DataError, read_folder
-from mmhelpers.profiles import PROFILES
+from mmhelpers import data
+from mmhelpers.course.profiles import PROFILES
+from mmhelpers.data import hub
+from mmhelpers.data.folder import DataError, read_folder
 
 SMOKE = PROFILES["smoke"]
 TOKEN = "hf_" + "s3cret" * 5
@@ -159,7 +160,7 @@ def test_presets_and_columns(
 
 
 def hub_parts(source: str) -> tuple[str, dict[str, str]]:
-    from mmhelpers.profiles import with_options
+    from mmhelpers.course.profiles import with_options
 
     return with_options(source)
 

@@ -31,10 +31,11 @@ from test_hub import a_repository, rows_of
 from test_hub import pictures as encoded
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from mmhelpers import data, encoders
-from mmhelpers import hub as sources
-from mmhelpers.profiles import PROFILES
-from mmhelpers.reranker import build_reranker, load_reranker
+from mmhelpers import data
+from mmhelpers.course.profiles import PROFILES
+from mmhelpers.data import hub as sources
+from mmhelpers.models import encoders
+from mmhelpers.models.reranker import build_reranker, load_reranker
 
 SMOKE = PROFILES["smoke"]
 FLICKR, PAGES = "jxie/flickr8k", "tomaarsen/llamaindex-vdr-en-train-preprocessed"

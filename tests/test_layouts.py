@@ -25,8 +25,8 @@ from transformers.processing_utils import MODALITY_TO_AUTOPROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from mmhelpers import encoders
-from mmhelpers.reranker import build_reranker
+from mmhelpers.models import encoders
+from mmhelpers.models.reranker import build_reranker
 
 SHORT, LONG = "a Red Mug", "a red mug with yellow stripes and a leaf on it, left of a teal armchair"
 TOWERS = [*CLIP_SIZES, SIGLIP, SIGLIP2]

@@ -22,8 +22,8 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from standins import pictures, tiny_clip, tiny_siglip
 
-from mmhelpers import encoders
-from mmhelpers.losses import SigmoidLoss, fitting
+from mmhelpers.models import encoders
+from mmhelpers.models.losses import SigmoidLoss, fitting
 
 TEXTS = [f"a {colour} {kind}" for colour in ("red", "teal") for kind in ("mug", "armchair", "kite", "book")]
 

@@ -11,7 +11,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 from standins import pictures, tiny_clip
 
-from mmhelpers import encoders, mining
+from mmhelpers.evaluation import mining
+from mmhelpers.models import encoders
 
 TEXTS = [f"{colour} {kind}" for colour in ("red", "blue", "teal") for kind in ("mug", "hat", "kite", "lamp")]
 

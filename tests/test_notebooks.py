@@ -8,7 +8,7 @@ import re
 import pytest
 from conftest import run_smoke
 
-from mmhelpers import artifacts, publish
+from mmhelpers.course import artifacts, publish
 from mmhelpers.evaluation import COLUMNS, METRICS, STAGES
 
 COURSE = sorted(set(artifacts.MADE_BY.values()))

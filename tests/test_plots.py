@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from mmhelpers import plots
+from mmhelpers.viz import figures
 
 matplotlib.use("Agg")
 
@@ -42,7 +42,7 @@ def board() -> pd.DataFrame:
         for name in ("all", "binding", "unseen combinations")
         for metric in ("recall@1", "ndcg@10")
     ]  # fmt: skip
-    stages = list(plots.STAGE_COLOURS)
+    stages = list(figures.STAGE_COLOURS)
     return pd.DataFrame(rows).assign(stage=lambda f: pd.Categorical(f["stage"], stages, ordered=True))
 
 
@@ -64,61 +64,61 @@ def frames(figure: Figure) -> list[str | None]:
 
 def test_gallery(pictures: list[Path]) -> None:
     captions = ["price $5 and $6, " + "a very long caption " * 20] + ["short"] * 11
-    figure = plots.gallery(pictures, captions, columns=5, title="Odd pictures", frames=[plots.GREEN, None])
+    figure = figures.gallery(pictures, captions, columns=5, title="Odd pictures", frames=[figures.GREEN, None])
     assert len(figure.axes) == 12 and "Odd pictures" in words(figure) and " …" in words(figure)
-    assert frames(figure)[:3] == [plots.GREEN.lower(), None, None]
+    assert frames(figure)[:3] == [figures.GREEN.lower(), None, None]
     assert len(png(figure)) < 150_000
     assert not plt.get_fignums(), "an open figure would be shown twice"
 
 
 def test_thumbnails_are_square_whole_and_on_white(pictures: list[Path]) -> None:
-    wide = plots._thumbnail(pictures[1], 48)
+    wide = figures._thumbnail(pictures[1], 48)
     assert wide.shape == (48, 48, 3) and (wide[0] == 255).all() and (wide[24] < 255).any()
-    clear = plots._thumbnail(Image.new("RGBA", (10, 10), (0, 0, 0, 0)), 48)
+    clear = figures._thumbnail(Image.new("RGBA", (10, 10), (0, 0, 0, 0)), 48)
     assert (clear == 255).all()
 
 
 def test_nothing_to_show_is_an_empty_figure() -> None:
-    for figure in (plots.gallery([], title="No failures"), plots.retrieval_gallery([], title="No failures")):
+    for figure in (figures.gallery([], title="No failures"), figures.retrieval_gallery([], title="No failures")):
         assert "No failures" in words(figure) and png(figure)
 
 
 def test_retrieval_gallery_frames_by_grade(pictures: list[Path]) -> None:
     labels = [3, np.int64(1), 0, 0.25, np.float32(0.5), "twin", None]
-    figure = plots.retrieval_gallery([("a <mug> for $5", list(zip(pictures, labels, strict=False)))])
-    assert frames(figure)[:3] == [c.lower() for c in (plots.GREEN, plots.ORANGE, plots.VERMILLION)]
+    figure = figures.retrieval_gallery([("a <mug> for $5", list(zip(pictures, labels, strict=False)))])
+    assert frames(figure)[:3] == [c.lower() for c in (figures.GREEN, figures.ORANGE, figures.VERMILLION)]
     assert set(frames(figure)[3:]) == {None}
     assert all(word in words(figure) for word in ("grade 3", "grade 1", "0.25", "0.50", "twin"))
-    binary = plots.retrieval_gallery([("q", [(pictures[0], 1), (pictures[1], 0)])], top_grade=1)
-    assert frames(binary) == [plots.GREEN.lower(), plots.VERMILLION.lower()]
+    binary = figures.retrieval_gallery([("q", [(pictures[0], 1), (pictures[1], 0)])], top_grade=1)
+    assert frames(binary) == [figures.GREEN.lower(), figures.VERMILLION.lower()]
 
 
 def test_similarity_matrix(pictures: list[Path]) -> None:
     matrix = np.random.default_rng(0).random((4, 6)).astype(np.float32)
-    figure = plots.similarity_matrix(matrix, ["a long text about a mug " * 9] * 4, pictures[:6], "Brighter")
+    figure = figures.similarity_matrix(matrix, ["a long text about a mug " * 9] * 4, pictures[:6], "Brighter")
     heat = next(axes for axes in figure.axes if axes.get_yticklabels() and len(axes.patches) == 4)
     assert len(heat.texts) == 24 and heat.texts[0].get_text() == f"{matrix[0, 0]:.2f}"
     assert len(png(figure)) < 150_000
-    unnumbered = plots.similarity_matrix(np.eye(16), ["t"] * 16, [pictures[0]] * 16)
+    unnumbered = figures.similarity_matrix(np.eye(16), ["t"] * 16, [pictures[0]] * 16)
     assert not any("0.00" in text.get_text() for axes in unnumbered.axes for text in axes.texts)
 
 
 def test_bars_and_slices_follow_the_stages(board: pd.DataFrame) -> None:
-    bars = plots.metric_bars(board)
+    bars = figures.metric_bars(board)
     assert words(bars).strip() == "ndcg@10: 0.20 zero-shot, 0.80 reranked 0.200 0.800"
     assert "40 queries" in bars.axes[0].get_xlabel()
-    figure = plots.slices(board, "recall@1", title="Binding is hard")
+    figure = figures.slices(board, "recall@1", title="Binding is hard")
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["all\n(40)", "binding\n(40)", "unseen\ncombinations\n(40)"]
     assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["zero-shot", "reranked"]
     assert len(png(bars)) < 150_000 and len(png(figure)) < 150_000
     with pytest.raises(ValueError, match="no map@5 on test"):
-        plots.metric_bars(board, "map@5")
+        figures.metric_bars(board, "map@5")
 
 
 def test_curve_with_and_without_a_band() -> None:
     x, y = np.arange(1, 20), np.linspace(0, 1, 19)
-    figure = plots.curve(
+    figure = figures.curve(
         {"a": (x, y, y - 0.1, y + 0.1), "b": (x, y**2)}, "ms a query", "nDCG@10", "Up", log_x=True
     )
     axes = figure.axes[0]
@@ -131,12 +131,12 @@ def test_maps(pictures: list[Path]) -> None:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(500, 2))
     panels = {"before": (images + 9, images), "after": (images[:80], images[:80])}
-    figure = plots.scatter_map(panels, "The gap closes")
+    figure = figures.scatter_map(panels, "The gap closes")
     assert [axes.get_title() for axes in figure.axes] == ["before", "after"]
     joined = [len(axes.collections[0].get_segments()) for axes in figure.axes]
     assert joined == [150, 80] and len(png(figure)) < 200_000
 
     xy = np.array([[0, 0], [1, 1], [0, 0.001], [0.5, 0.5]])
-    figure = plots.picture_map(xy, pictures[:4])
+    figure = figures.picture_map(xy, pictures[:4])
     assert "3 of 4 pictures" in words(figure), "the one on top of another is left out"
-    assert png(plots.picture_map(np.zeros((2, 2)), pictures[:2]))
+    assert png(figures.picture_map(np.zeros((2, 2)), pictures[:2]))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmhelpers import profiles
-from mmhelpers.profiles import PROFILES, ProfileError
+from mmhelpers.course import profiles
+from mmhelpers.course.profiles import PROFILES, ProfileError
 
 
 @pytest.fixture

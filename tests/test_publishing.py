@@ -19,7 +19,8 @@ from huggingface_hub import DatasetCard, ModelCard
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from mmhelpers import data, evaluation, publish
+from mmhelpers import data, evaluation
+from mmhelpers.course import publish
 from mmhelpers.evaluation import METRICS
 
 NAME = "07_real_models_and_publishing"
@@ -32,7 +33,8 @@ OUTSIDER = """
 import json, re, sys
 from pathlib import Path
 from huggingface_hub import ModelCard
-from mmhelpers import hub, profiles
+from mmhelpers.course import profiles
+from mmhelpers.data import hub
 
 texts, pictures, ids, folder = json.loads(sys.argv[1])
 for repo_id in ids:
@@ -132,8 +134,8 @@ def test_the_data_set_is_whole(published: Done, hub: StandInHub) -> None:
 
 
 def test_others_get_the_same_scores_from_the_snippet(published: Done, hub: StandInHub, tmp_path) -> None:
-    from mmhelpers import encoders
-    from mmhelpers.reranker import load_reranker
+    from mmhelpers.models import encoders
+    from mmhelpers.models.reranker import load_reranker
 
     test = data.load(published.artifacts / "dataset").truth["test"]
     texts, pictures = list(test.queries.values())[:3], list(test.corpus.values())[:4]

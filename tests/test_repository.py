@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from mmhelpers import artifacts, publish
+from mmhelpers.course import artifacts, publish
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -164,11 +164,11 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make run" in readme and "make test" in readme
-    for command in ("-m mmhelpers.runner run", "-m pytest", "-m jupyterlab", "-r requirements.txt"):
+    for command in ("-m mmhelpers.course.runner run", "-m pytest", "-m jupyterlab", "-r requirements.txt"):
         assert command in readme, f"{command}: for people without make"
 
 
 def test_the_results_in_the_readme_are_those_of_the_notebooks():
     rows = json.loads((ROOT / "notebooks" / "scoreboard.json").read_text(encoding="utf-8"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert publish.results_block(readme, rows) == readme, "python -m mmhelpers.runner table"
+    assert publish.results_block(readme, rows) == readme, "python -m mmhelpers.course.runner table"

@@ -17,9 +17,9 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments, losses
 from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
-from mmhelpers import encoders
-from mmhelpers.catalogue.spec import COLOURS
-from mmhelpers.reranker import FusionReranker, StateCache, build_reranker, load_reranker
+from mmhelpers.models import encoders
+from mmhelpers.models.reranker import FusionReranker, StateCache, build_reranker, load_reranker
+from mmhelpers.shop.spec import COLOURS
 from tests.standins import hub_clip, hub_siglip, hub_siglip2, pictures, tiny_clip, tiny_siglip
 
 TEXTS = ["a red mug", "a striped blue lamp above a mug with a star"]

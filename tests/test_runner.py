@@ -15,7 +15,7 @@ import nbformat
 import psutil
 import pytest
 
-from mmhelpers import artifacts, progress, publish, runner
+from mmhelpers.course import artifacts, progress, publish, runner
 from mmhelpers.evaluation import STAGES
 
 COUNT = "with open('{0}.count', 'a') as out: out.write('x')"  # the kernel works in the notebooks' folder
@@ -182,7 +182,7 @@ def test_a_killed_run_goes_on_from_the_last_finished_notebook(course, run, noteb
     slow = making("finetuned", "dataset") + slow
     notebook("02_clip_finetuning", COUNT.format("02"), slow)
     process = subprocess.Popen(
-        [sys.executable, "-m", "mmhelpers.runner", *command(course)], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "mmhelpers.course.runner", *command(course)], stdout=subprocess.DEVNULL
     )
     started, deadline = course / "notebooks" / "started", time.monotonic() + 300
     while not started.exists() and time.monotonic() < deadline and process.poll() is None:

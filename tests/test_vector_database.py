@@ -25,7 +25,7 @@ import pytest
 from conftest import ROOT
 from qdrant_client import QdrantClient, models
 
-from mmhelpers import publish
+from mmhelpers.course import publish
 
 VERSION = metadata.version("qdrant-client")  # client and server should be alike
 NOTEBOOK = ROOT / "notebooks" / "08_efficient_serving.ipynb"

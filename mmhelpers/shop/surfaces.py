@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from mmhelpers.catalogue.kinds import Part, box, parse
+from mmhelpers.shop.shapes import Part, box, parse
 
 TILE_SPAN = 2.4  # a pattern covers this many product sizes, so that no rotation runs out of it
 

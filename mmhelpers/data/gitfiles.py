@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mmhelpers.folder import DataError
+from mmhelpers.data.folder import DataError
 
 A_BATCH = 64  # files in one request; what was fetched before a stop is not fetched again
 

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from mmhelpers.encoders import EncoderError, keep_freed_memory
-from mmhelpers.fusion import Fusion, State, StateCache
-from mmhelpers.hub import refusal
+from mmhelpers.data.hub import refusal
+from mmhelpers.models.encoders import EncoderError, keep_freed_memory
+from mmhelpers.models.fusion import Fusion, State, StateCache
 
 Picture = str | os.PathLike | Image.Image
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from mmhelpers.catalogue.spec import Item, Scene
+from mmhelpers.shop.spec import Item, Scene
 
 NO_MOTIF = "none"
 

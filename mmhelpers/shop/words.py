@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mmhelpers.catalogue.relevance import NO_MOTIF, Wanted, WantedItem
-from mmhelpers.catalogue.spec import COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, Scene
+from mmhelpers.shop.spec import COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, Scene
+from mmhelpers.shop.wanted import NO_MOTIF, Wanted, WantedItem
 
 # The first word is the plain name and the most frequent one. No word stands for two things.
 GENERIC: dict[str, tuple[str, ...]] = {

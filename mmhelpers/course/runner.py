@@ -1,8 +1,8 @@
 """Run the notebooks headless, in order, with progress; go on where a run stopped.
 
-    python -m mmhelpers.runner run [--profile smoke] [--data SOURCE] [--only 02 03]
-    python -m mmhelpers.runner commit-outputs     (executed laptop notebooks -> notebooks/)
-    python -m mmhelpers.runner table              (scoreboard -> README.md)
+    python -m mmhelpers.course.runner run [--profile smoke] [--data SOURCE] [--only 02 03]
+    python -m mmhelpers.course.runner commit-outputs     (executed laptop notebooks -> notebooks/)
+    python -m mmhelpers.course.runner table              (scoreboard -> README.md)
 
 Under build/<profile>/<data>/ each notebook leaves its executed copy and an HTML page, and state.json keeps
 what each finished notebook was made of. A notebook runs again when its code, the package, the profile, the
@@ -31,12 +31,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
-from mmhelpers import artifacts, profiles, publish
-from mmhelpers.artifacts import NotApplicable, Workspace, write_atomically
+from mmhelpers.course import artifacts, profiles, publish
+from mmhelpers.course.artifacts import NotApplicable, Workspace, write_atomically
+from mmhelpers.course.progress import Progress
 from mmhelpers.evaluation import text_table
-from mmhelpers.progress import Progress
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 NOT_RESULTS = ("runner.py", "publish.py", "hosted.py")  # a change here cannot change what a notebook computes
 
 
@@ -263,7 +263,7 @@ def _peak_megabytes() -> int | None:
 
 
 def _commit_outputs() -> None:
-    job, root = Run.open("laptop", profiles.CATALOGUE, None, None), profiles.repository()
+    job, root = Run.open("laptop", profiles.SHOP, None, None), profiles.repository()
     for path in job.select(None):
         if not job.finished(path, nbformat.read(path, as_version=4)):
             raise ValueError(f"{path.name} has not run as it stands now; run the laptop profile first")
@@ -279,11 +279,11 @@ def _table() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m mmhelpers.runner", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m mmhelpers.course.runner", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("run", help="run the notebooks that have not run yet")
     command.add_argument("--profile", help=f"{', '.join(profiles.PROFILES)}; default: from the machine")
-    command.add_argument("--data", help=f"{profiles.CATALOGUE}, figures, hub:<id>, a folder, or a table")
+    command.add_argument("--data", help=f"{profiles.SHOP}, figures, hub:<id>, a folder, or a table")
     command.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks, such as 02")
     command.add_argument("--notebooks", type=Path, help="folder of the notebooks")
     command.add_argument("--build", type=Path, help="folder for executed copies")

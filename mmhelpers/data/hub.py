@@ -22,9 +22,9 @@ from typing import Any
 from datasets import ClassLabel, Features, Image, IterableDataset, List, Value, load_dataset
 from huggingface_hub import DatasetCard, HfApi, errors, get_token
 
-from mmhelpers.folder import DataError
-from mmhelpers.pictures import store_picture, text_bar
-from mmhelpers.profiles import Profile
+from mmhelpers.course.profiles import Profile
+from mmhelpers.data.folder import DataError
+from mmhelpers.data.images import store_picture, text_bar
 
 OPTIONS = ("image", "text", "negatives", "config", "split", "licence")
 PRESETS = {

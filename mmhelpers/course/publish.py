@@ -15,7 +15,7 @@ from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from mmhelpers.artifacts import write_atomically
+from mmhelpers.course.artifacts import write_atomically
 from mmhelpers.evaluation import results_table
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mmhelpers.metrics import METRICS, PairedResult, Run, interval, paired_test, per_query, ranked
+from mmhelpers.evaluation.metrics import METRICS, PairedResult, Run, interval, paired_test, per_query, ranked
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-CLIP_MINI = Path(__file__).resolve().parent / "clip_mini"
-CATALOGUE = "catalogue"
+CLIP_MINI = Path(__file__).resolve().parents[1] / "models" / "clip_mini"
+SHOP = "shop"
 TABLES = (".csv", ".jsonl", ".parquet")
 
 
@@ -124,7 +124,7 @@ PROFILES = {
 
 def repository() -> Path:
     """The checkout: where the package lies, else the nearest folder upwards that holds `notebooks`."""
-    here = Path(__file__).resolve().parents[1]
+    here = Path(__file__).resolve().parents[2]
     for folder in (here, Path.cwd(), *Path.cwd().parents):
         if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
             return folder
@@ -163,9 +163,9 @@ def data_source(value: str | None = None) -> str:
     Raises:
         ProfileError: none of these.
     """
-    value = value or os.environ.get("MM_DATA") or CATALOGUE
+    value = value or os.environ.get("MM_DATA") or SHOP
     place, mark, options = value.partition("?")
-    if value == CATALOGUE or place.partition(":")[0] == "figures":
+    if value == SHOP or place.partition(":")[0] == "figures":
         return value
     if place.startswith("hub:"):
         copy = _found(place.removeprefix("hub:"))
@@ -174,7 +174,7 @@ def data_source(value: str | None = None) -> str:
         raise ProfileError(f"DATA {value!r} lacks an id; write hub:owner/name")
     found = _found(place)
     choices = (
-        f'choose "{CATALOGUE}", or a folder with pictures and metadata.jsonl (or metadata.csv), a folder '
+        f'choose "{SHOP}", or a folder with pictures and metadata.jsonl (or metadata.csv), a folder '
         f"with a folder of pictures for each class, a table ({', '.join(TABLES)}), figures, or hub:<id>"
     )
     if found is None:

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from PIL import Image
 
-from mmhelpers.pictures import MAX_PIXELS, fingerprint, in_threads, load_picture
-from mmhelpers.profiles import class_folders
+from mmhelpers.course.profiles import class_folders
+from mmhelpers.data.images import MAX_PIXELS, fingerprint, in_threads, load_picture
 
 N_LISTED = 50
 RESERVED = {"image", "spec"}  # the schema of mmhelpers.data fills these

@@ -8,9 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mmhelpers.catalogue.language import CATEGORIES, caption_wanted, house_caption, house_query, leave_out
-from mmhelpers.catalogue.relevance import Wanted, WantedItem, grade
-from mmhelpers.catalogue.spec import (
+from mmhelpers.shop.spec import (
     BACKDROPS,
     COLOURS,
     KINDS,
@@ -21,6 +19,8 @@ from mmhelpers.catalogue.spec import (
     Item,
     Scene,
 )
+from mmhelpers.shop.wanted import Wanted, WantedItem, grade
+from mmhelpers.shop.words import CATEGORIES, caption_wanted, house_caption, house_query, leave_out
 
 QUERY_MIX = {"exact": 0.45, "underspecified": 0.25, "binding": 0.30}
 ANSWERS = (2, 60)  # right answers of an underspecified query, in the corpus of its split

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from mmhelpers.catalogue import surfaces
-from mmhelpers.catalogue.kinds import MATERIALS, Shape, shapes
-from mmhelpers.catalogue.spec import COLOURS, PLAIN, Item, Scene
+from mmhelpers.shop import surfaces
+from mmhelpers.shop.shapes import MATERIALS, Shape, shapes
+from mmhelpers.shop.spec import COLOURS, PLAIN, Item, Scene
 
 RGB = tuple[int, int, int]
 BADGE_PAPER, BADGE_INK, SHADOW = (252, 246, 230), (46, 40, 54), (74, 60, 62)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-COURSE = Path(__file__).resolve().parents[1]
+COURSE = Path(__file__).resolve().parents[2]
 KEPT = ("torch", "numpy", "ipykernel")  # the kernel's own
 NOT_HERE = ("jupyterlab", "ir-measures", "pytest", "ruff")  # for `make lab` and `make test`
 IMPORTED_AS = {"pillow": "PIL", "umap-learn": "umap"}

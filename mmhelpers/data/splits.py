@@ -10,9 +10,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mmhelpers.folder import DataError, Row
-from mmhelpers.pictures import close_pairs
-from mmhelpers.profiles import Profile
+from mmhelpers.course.profiles import Profile
+from mmhelpers.data.folder import DataError, Row
+from mmhelpers.data.images import close_pairs
 
 SPLITS = ("train", "validation", "test")
 LOOKS_ALIKE = 10  # of 512 bits: 19 in 20 figures, reduced and encoded at quality 60, stay this close

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from mmhelpers.artifacts import write_atomically
-from mmhelpers.folder import DataError
-from mmhelpers.gitfiles import Repository
-from mmhelpers.pictures import FORMATS, store_picture, text_bar
+from mmhelpers.course.artifacts import write_atomically
+from mmhelpers.data.folder import DataError
+from mmhelpers.data.gitfiles import Repository
+from mmhelpers.data.images import FORMATS, store_picture, text_bar
 
 GITHUB = "https://github.com"
 MIN_ALT = 20  # characters: a shorter alternative text names a figure, it does not describe it

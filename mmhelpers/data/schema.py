@@ -21,14 +21,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
-from mmhelpers import figures, hub
-from mmhelpers.catalogue import shop
-from mmhelpers.catalogue.draw import draw
-from mmhelpers.catalogue.spec import Scene
-from mmhelpers.folder import DataError, Row, read_folder
-from mmhelpers.pictures import close_pairs, fingerprint, in_threads, load_picture, store_picture, text_bar
-from mmhelpers.profiles import CATALOGUE, Profile, downloads, with_options
-from mmhelpers.splits import LOOKS_ALIKE, MIN_ROWS, SPLITS, plain, split_rows  # noqa: F401
+from mmhelpers.course.profiles import SHOP, Profile, downloads, with_options
+from mmhelpers.data import figures, hub
+from mmhelpers.data.folder import DataError, Row, read_folder
+from mmhelpers.data.images import close_pairs, fingerprint, in_threads, load_picture, store_picture, text_bar
+from mmhelpers.data.splits import LOOKS_ALIKE, MIN_ROWS, SPLITS, plain, split_rows  # noqa: F401
+from mmhelpers.shop import stock as shop
+from mmhelpers.shop.draw import draw
+from mmhelpers.shop.spec import Scene
 
 SCHEMA = ("image", "image_id", "text", "spec")
 PER_CLASS = 100  # pictures of a class whose label is a training query: each is answered by all of the class
@@ -76,7 +76,7 @@ def open_source(source: str, profile: Profile, folder: Path) -> Collection:
         source: as `profiles.data_source` gives it. What has to be fetched is kept in `profiles.downloads()`.
     """
     place, options = with_options(source)
-    if source == CATALOGUE:
+    if source == SHOP:
         return from_catalogue(profile, folder)
     if place.partition(":")[0] == "figures":
         return from_folder(figures.gather(source, downloads() / "figures"), profile, folder, name=source)
@@ -145,7 +145,7 @@ def from_catalogue(profile: Profile, folder: Path) -> Collection:
         )  # fmt: skip
         queries = {query.query_id: query.text for query in stock.queries[split]}
         truth[split] = Retrieval(queries, _corpus(splits[split]), stock.qrels[split], stock.slices[split])
-    return Collection(CATALOGUE, "that of this project, whose code draws them", splits, truth, has_specs=True)
+    return Collection(SHOP, "that of this project, whose code draws them", splits, truth, has_specs=True)
 
 
 def _draw(job: tuple[str, int, int, str]) -> None:

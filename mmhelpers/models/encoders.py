@@ -20,9 +20,9 @@ from transformers import PreTrainedConfig, Siglip2Tokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # older tops want torchvision
 from transformers.utils import logging as transformers_logging
 
-from mmhelpers import image_cache
-from mmhelpers.hub import refusal
-from mmhelpers.image_cache import ImageCache
+from mmhelpers.data import image_cache
+from mmhelpers.data.hub import refusal
+from mmhelpers.data.image_cache import ImageCache
 
 # What the library takes for a picture.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")

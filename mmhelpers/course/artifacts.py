@@ -26,8 +26,8 @@ from typing import Any
 
 import psutil
 
-from mmhelpers import profiles
-from mmhelpers.profiles import Profile
+from mmhelpers.course import profiles
+from mmhelpers.course.profiles import Profile
 
 MADE_BY = {
     "dataset": "01_data_preparation",
@@ -134,7 +134,7 @@ class Workspace:
             MM_ARTIFACTS=str(self.root.parents[1]),
             PYTHONIOENCODING="utf-8",
         )
-        command = [sys.executable, "-u", "-m", "mmhelpers.runner", "run", "--only", maker[:2]]
+        command = [sys.executable, "-u", "-m", "mmhelpers.course.runner", "run", "--only", maker[:2]]
         with subprocess.Popen(
             command,
             env=environment,
