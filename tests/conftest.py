@@ -13,6 +13,8 @@ import nbformat
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: nothing is fetched by surprise
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker and the kernels that it starts
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for provider in ("JINA", "VOYAGE", "COHERE", "CO", "NOMIC"):  # no test asks, or pays, anyone
@@ -32,6 +34,11 @@ def git(folder: Path, *words: str) -> str:
     someone = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
     command = ["git", "-C", str(folder), *someone, *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The run of all notebooks, which takes longest, begins first."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +84,7 @@ class Done:
     status: int
     said: str
     folder: Path
-    data: str = "catalogue"
+    data: str = profiles.SHOP
 
     @property
     def build(self) -> Path:
@@ -95,8 +102,8 @@ def run_smoke(folder: Path, *only: str, **settings: str) -> Done:
     """Run the notebooks, or those whose numbers are given, in `folder` and with more in the environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MM_")}
     environment |= {"MM_ARTIFACTS": str(folder / "artifacts"), "MM_BUILD": str(folder / "build"), **settings}
-    command = [sys.executable, "-m", "mmhelpers.course.runner", "run", "--profile", "smoke"]
-    command += ["--only", *only] if only else []
+    command = [sys.executable, "-m", "mmhelpers.course.runner", "--profile", "smoke"]
+    command += ["--only", *only] if only else ["--all"]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
     )

@@ -5,13 +5,19 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import NAMES, ROOT
 
 from mmhelpers.course import profiles
-from mmhelpers.course.profiles import PROFILES, ProfileError
+from mmhelpers.course.profiles import PROFILES, ProfileError, fingerprint
+
+SMOKE = PROFILES["smoke"]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of pictures; the working directory is the one above it."""
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "My Pictures"
     folder.mkdir()
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a"}\n')
@@ -20,21 +26,18 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_the_machine_chooses_and_the_environment_overrides(monkeypatch):
-    torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert profiles.active().name == "laptop"
+    assert profiles.active().name == "laptop" and profiles.active().dtype == "float32"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert profiles.active().name == "gpu"
     monkeypatch.setenv("MM_PROFILE", "smoke")
-    assert profiles.active().name == "smoke"
-    assert profiles.active("laptop").name == "laptop"
+    assert profiles.active().name == "smoke" and profiles.active("laptop").name == "laptop"
     monkeypatch.setenv("MM_PROFILE", "")  # as make leaves it
     assert profiles.active().name == "gpu"
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "float16"), ((8, 0), "bfloat16")])
 def test_a_t4_trains_in_float16_and_newer_cards_in_bfloat16(monkeypatch, capability, dtype):
-    torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     profile = PROFILES["gpu"]
@@ -42,27 +45,10 @@ def test_a_t4_trains_in_float16_and_newer_cards_in_bfloat16(monkeypatch, capabil
     assert (profile.fp16, profile.bf16) == (dtype == "float16", dtype == "bfloat16")
 
 
-def test_a_processor_trains_in_float32(monkeypatch):
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    profile = PROFILES["laptop"]
-    assert (profile.dtype, profile.fp16, profile.bf16) == ("float32", False, False)
-
-
 def test_a_wrong_profile_lists_the_right_ones(monkeypatch):
     monkeypatch.setenv("MM_PROFILE", "latpop")
     with pytest.raises(ProfileError, match="'latpop' is unknown; choose one of smoke, laptop, gpu"):
         profiles.active()
-
-
-def test_the_laptop_is_as_large_as_promised():
-    laptop = PROFILES["laptop"]
-    assert (laptop.n_train, laptop.n_validation) == (5000, 500)
-    assert laptop.n_test >= 1000 and laptop.n_queries >= 1000 and laptop.n_queries_validation >= 200
-    assert sum(laptop.minutes[:5]) <= 15 and max(laptop.minutes) <= 5
-    assert sum(PROFILES["smoke"].minutes) <= 4
-    last = max(int(path.name[:2]) for path in (profiles.repository() / "notebooks").glob("[0-9][0-9]_*"))
-    assert all(len(profile.minutes) == last for profile in PROFILES.values())
 
 
 def test_base_model_is_a_folder_or_a_hub_id(monkeypatch, pictures):
@@ -77,107 +63,96 @@ def test_base_model_is_a_folder_or_a_hub_id(monkeypatch, pictures):
         profiles.active("smoke")
 
 
-def test_data_is_the_catalogue_or_a_folder(monkeypatch, pictures, tmp_path):
-    assert profiles.data_source() == "catalogue"
+def test_data_is_the_shop_a_place_on_disk_or_an_id(monkeypatch, pictures):
+    assert profiles.data_source() == profiles.SHOP == "shop"
     monkeypatch.setenv("MM_DATA", str(pictures))
-    assert profiles.data_source() == str(pictures)
-    assert profiles.data_slug(str(pictures)) == "my-pictures"
-    monkeypatch.chdir(tmp_path)
-    assert profiles.data_source("My Pictures") == str(pictures)
+    assert profiles.data_source() == profiles.data_source("My Pictures") == str(pictures)
+    table = pictures / "table.csv"
+    table.write_text("image,text\n")
+    assert profiles.data_source("My Pictures/table.csv?text=title") == f"{table}?text=title"
+    assert profiles.data_source("hub:My Pictures?text=title") == f"hub:{pictures}?text=title", "a copy"
+    assert profiles.data_source("hub:owner/name@main?text=a") == "hub:owner/name@main?text=a"
+    assert profiles.with_options(f"{table}?text=a%26b&id=c") == (str(table), {"text": "a&b", "id": "c"})
 
 
 def test_a_notebook_reads_a_relative_folder_from_the_repository(monkeypatch):
-    monkeypatch.chdir(profiles.repository() / "tests")
-    with pytest.raises(ProfileError, match="has no metadata.jsonl"):
-        profiles.data_source("notebooks")  # found, though it is not below tests/
+    monkeypatch.chdir(ROOT / "tests")
+    assert profiles.data_source("notebooks") == str(ROOT / "notebooks")
 
 
-@pytest.mark.parametrize("value", ["nowhere", "catalog"])
+@pytest.mark.parametrize("value", ["nowhere", "shopp", "figures", "nowhere.csv?text=a"])
 def test_a_wrong_source_says_what_can_be_chosen(value):
-    with pytest.raises(ProfileError, match=f'DATA {value!r} is not a folder.*"catalogue", or a folder'):
+    with pytest.raises(ProfileError, match=f"DATA '{re.escape(value)}': there is no such .*choose 'shop', a"):
         profiles.data_source(value)
-
-
-def test_fingerprint_follows_what_decides_results(pictures, tmp_path):
-    smoke = PROFILES["smoke"]
-    first = profiles.fingerprint(smoke, str(pictures))
-    assert first == profiles.fingerprint(dataclasses.replace(smoke, minutes=(9,)), str(pictures))
-    assert first != profiles.fingerprint(dataclasses.replace(smoke, seed=1), str(pictures))
-    assert first != profiles.fingerprint(smoke, "catalogue")
-    assert first != profiles.fingerprint(dataclasses.replace(smoke, base_model="a/b"), str(pictures))
-    (pictures / ".DS_Store").write_text("noise")
-    moved = pictures.rename(tmp_path / "moved")
-    assert first == profiles.fingerprint(smoke, str(moved))
-    (moved / "b.png").write_bytes(b"12")
-    assert first != profiles.fingerprint(smoke, str(moved))
-
-
-def test_base_model_counts_by_its_weights(tmp_path):
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"1")
-    profile = dataclasses.replace(PROFILES["smoke"], base_model=str(tmp_path))
-    first = profiles.fingerprint(profile, "catalogue")
-    weights.write_bytes(b"2")
-    assert first != profiles.fingerprint(profile, "catalogue")
 
 
 @pytest.mark.parametrize(
     ("source", "slug"),
     [
-        ("figures", "figures"),
-        ("figures:medical", "figures-medical"),
+        ("shop", "shop"),
+        ("/a/My Pictures", "my-pictures"),
+        ("/a/table.csv?text=title", "table-csv-text-title"),
         ("hub:flickr8k", "hub-flickr8k"),
+        ("hub:/a/My Pictures?text=title", "hub-my-pictures-text-title"),
         ("hub:owner/name@main?text=caption", "hub-owner-name-main-text-caption"),
-        ("hub:owner/name?text=" + ",".join("abcdefghijklmnopqrstuvwxyz"), None),
     ],
 )
-def test_sources_that_are_fetched(source, slug):
-    assert profiles.data_source(source) == source
-    assert profiles.data_slug(source) == slug or (slug is None and len(profiles.data_slug(source)) == 59)
-    smoke = PROFILES["smoke"]
-    assert profiles.fingerprint(smoke, source) != profiles.fingerprint(smoke, source + "x")
+def test_a_source_has_a_folder_of_its_own(source, slug):
+    assert profiles.data_slug(source) == slug
 
 
-def test_a_table_and_a_copy_of_a_repository(pictures, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    table = pictures / "table.csv"
-    table.write_text("image,text\n")
-    assert profiles.data_source("My Pictures/table.csv?text=title") == f"{table}?text=title"
-    assert profiles.data_slug(f"{table}?text=title") == "table-csv-text-title"
-    assert profiles.with_options(f"{table}?text=a%26b&id=c") == (str(table), {"text": "a&b", "id": "c"})
-    assert profiles.data_source("hub:My Pictures?text=title") == f"hub:{pictures}?text=title"
-    assert profiles.data_slug(f"hub:{pictures}?text=title") == "hub-my-pictures-text-title"
-    (pictures / "table.txt").write_text("")
-    with pytest.raises(ProfileError, match="nor a table that can be read"):
-        profiles.data_source("My Pictures/table.txt")
-    with pytest.raises(ProfileError, match="lacks an id; write hub:owner/name"):
-        profiles.data_source("hub")
+def test_long_sources_have_short_folders_that_differ():
+    long = [f"hub:owner/name?text={'abcdefgh,' * 9}{end}" for end in "ab"]
+    assert {len(profiles.data_slug(source)) for source in long} == {59}
+    assert len({profiles.data_slug(source) for source in long}) == 2
+
+
+def test_fingerprint_follows_what_decides_results(pictures, tmp_path):
+    first = fingerprint(SMOKE, str(pictures))
+    assert first == fingerprint(dataclasses.replace(SMOKE, minutes=(9,)), str(pictures))
+    (pictures / ".DS_Store").write_text("noise")
+    moved = pictures.rename(tmp_path / "moved")
+    assert first == fingerprint(SMOKE, str(moved))
+    others = [
+        fingerprint(dataclasses.replace(SMOKE, seed=1), str(moved)),
+        fingerprint(dataclasses.replace(SMOKE, base_model="a/b"), str(moved)),
+        fingerprint(SMOKE, f"{moved}?text=title"),
+        fingerprint(SMOKE, "shop"),
+        fingerprint(SMOKE, "hub:a/b"),
+        fingerprint(SMOKE, "hub:a/b?text=title"),
+    ]
+    (moved / "b.png").write_bytes(b"12")
+    others.append(fingerprint(SMOKE, str(moved)))
+    (moved / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "b"}\n')
+    others.append(fingerprint(SMOKE, str(moved)))
+    assert len({first, *others}) == 9
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
-def test_fingerprint_follows_a_table(tmp_path, name):
+def test_fingerprint_follows_the_last_byte_of_a_table(tmp_path, name):
     (tmp_path / name).write_bytes(b"1" * (1 << 21))
-    smoke, source = PROFILES["smoke"], str(tmp_path / name)
-    first = profiles.fingerprint(smoke, source)
-    assert first != profiles.fingerprint(smoke, f"{source}?text=title")
+    first = fingerprint(SMOKE, str(tmp_path / name))
     (tmp_path / name).write_bytes(b"1" * ((1 << 21) - 1) + b"2")
-    assert first != profiles.fingerprint(smoke, source)
+    assert first != fingerprint(SMOKE, str(tmp_path / name))
 
 
-def test_folders_of_classes(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").touch()
-    assert not profiles.class_folders(tmp_path), "one folder is no choice of classes"
-    with pytest.raises(ProfileError, match="has no metadata.jsonl"):
-        profiles.data_source(str(tmp_path))
-    (tmp_path / "others").mkdir()
-    (tmp_path / "others" / "a.JPG").touch()
-    assert profiles.data_source(str(tmp_path)) == str(tmp_path)
+def test_a_base_model_counts_by_its_weights_which_are_read_once(tmp_path, monkeypatch):
+    weights, reads = tmp_path / "model.safetensors", []
+    weights.write_bytes(b"1" * 1000)
+    profile = dataclasses.replace(SMOKE, base_model=str(tmp_path))
+    digest = profiles.hashlib.file_digest
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("read whole into memory"))
+    monkeypatch.setattr(profiles.hashlib, "file_digest", lambda *args: reads.append(args) or digest(*args))
+    first = fingerprint(profile, "shop")
+    assert fingerprint(profile, "shop") == first and len(reads) == 1
+    weights.write_bytes(b"2" * 1000)
+    assert fingerprint(profile, "shop") != first and len(reads) == 2
 
 
-def test_the_readme_tells_the_laptops_minutes():
-    page = (profiles.repository() / "README.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| \[(\d\d) .*\| (\d+) \|$", page, re.MULTILINE)
-    assert len(told) == len(list((profiles.repository() / "notebooks").glob("[0-9][0-9]_*.ipynb")))
+def test_minutes_are_told_for_every_notebook():
+    assert all(len(profile.minutes) == len(NAMES) for profile in PROFILES.values())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| \[(\d\d) .*\| (\d+) \|$", readme, re.MULTILINE)
+    assert [number for number, _ in told] == [name[:2] for name in NAMES]
     for number, minutes in told:
         assert abs(PROFILES["laptop"].minutes[int(number) - 1] - int(minutes)) <= 0.5, number

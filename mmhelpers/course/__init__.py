@@ -1,1 +1,1 @@
-
+"""What makes notebooks a course: sizes, what they hand on, how they are run, exercises."""

@@ -1,20 +1,12 @@
 """Pictures with text, from anywhere, in one schema."""
 
-from mmhelpers.data.folder import DataError, Row, read_folder
-from mmhelpers.data.schema import (
-    Collection,
-    Retrieval,
-    from_catalogue,
-    from_folder,
-    load,
-    near_duplicates,
-    open_source,
-    paths,
-    save,
-)
-from mmhelpers.data.splits import MIN_ROWS, SPLITS
+from mmhelpers.data.folder import Row, read_folder
+from mmhelpers.data.problems import DataError
+from mmhelpers.data.schema import SPLITS, Collection, Retrieval, load, paths, save
+from mmhelpers.data.sources import from_folder, from_shop, open_source
+from mmhelpers.data.splits import MIN_ROWS, near_duplicates
 
 __all__ = [
-    "MIN_ROWS", "SPLITS", "Collection", "DataError", "Retrieval", "Row", "from_catalogue", "from_folder", "load",
+    "MIN_ROWS", "SPLITS", "Collection", "DataError", "Retrieval", "Row", "from_folder", "from_shop", "load",
     "near_duplicates", "open_source", "paths", "read_folder", "save",
 ]  # fmt: skip

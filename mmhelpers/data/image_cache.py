@@ -7,18 +7,15 @@ puts this in front of it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from tqdm import tqdm
 from transformers.image_utils import load_image
@@ -28,6 +25,9 @@ class ImageCache:
     """Pictures after a model's resize and crop, by path: one uint8 array (n, 3, height, width).
 
     It lies in memory or is mapped from disk. Rescaling and normalising happen on use: a quarter of the size.
+
+    Args:
+        paths: absolute, one a row of `array`. settings: of the image processor.
     """
 
     def __init__(self, paths: Sequence[str], array: np.ndarray, settings: dict[str, Any]) -> None:
@@ -36,6 +36,11 @@ class ImageCache:
         self.settings = settings
         mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
         self._scale, self._shift = settings["rescale_factor"] / std, -mean / std
+
+    @classmethod
+    def empty(cls, settings: dict[str, Any]) -> ImageCache:
+        """A cache that knows no picture."""
+        return cls([], np.empty(0, np.uint8), settings)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -52,6 +57,15 @@ class ImageCache:
         return torch.from_numpy(self._array[rows]).float().mul_(self._scale).add_(self._shift)
 
 
+def serves(processor: Any, name: str, example: torch.Tensor) -> bool:
+    """Whether the picture `name` out of a cache is what the processor makes of it: `example`."""
+    row = resized(processor, name)
+    if row.dtype != np.uint8 or row.shape != example.shape:
+        return False
+    cached = ImageCache([name], row[None], processor.to_dict()).pixels([name])[0]
+    return torch.allclose(cached, example, rtol=0, atol=1e-5)
+
+
 def preprocessed(processor: Any, names: list[str], folder: str | Path | None) -> np.ndarray:
     """The uint8 array of the files `names`: mapped from the file in `folder` if that holds, else made.
 
@@ -60,69 +74,48 @@ def preprocessed(processor: Any, names: list[str], folder: str | Path | None) ->
         folder: of the file; None keeps the array in memory.
 
     Raises:
-        ValueError: the pictures do not come out in one size. OSError: an unreadable one, too small a disk.
-        MemoryError: it would not fit; said before the work starts.
+        ValueError: the pictures do not come out in one size. OSError: an unreadable one, or a full disk.
     """
     first = resized(processor, names[0])
-    shape, needed = first.shape, len(names) * first.size
-
-    def rows() -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(2) as pool:
-            work = pool.map(lambda name: resized(processor, name), names)
-            for name, row in zip(names, tqdm(work, "Preprocessing", len(names), delay=5), strict=True):
-                if row.shape != shape or row.dtype != np.uint8:
-                    raise ValueError(
-                        f"{name}: becomes {row.dtype} {row.shape}, not uint8 {shape} like others"
-                    )
-                yield np.ascontiguousarray(row)
-
+    shape = (len(names), *first.shape)
     if folder is None:
-        free, remedy = psutil.virtual_memory().available, "give a folder to keep it in"
-        _check_room(len(names), needed, free, "of memory", remedy)
-        array = np.empty((len(names), *shape), np.uint8)
-        for index, row in enumerate(rows()):
-            array[index] = row
-        return array
+        return np.stack(list(_rows(processor, names, first.shape)))
     stamps = [(name, (stat := os.stat(name)).st_size, stat.st_mtime_ns) for name in names]
     key = hashlib.sha256(json.dumps([processor.to_dict(), stamps], sort_keys=True).encode()).hexdigest()[:16]
     target = Path(folder) / f"pixels-{key}.u8"
-    if (  # the first picture tells whether another version of a library made the file
-        not target.is_file()
-        or target.stat().st_size != needed
-        or not np.array_equal(np.fromfile(target, np.uint8, first.size), first.ravel())
-    ):
+    whole = target.is_file() and target.stat().st_size == len(names) * first.size
+    # The first picture tells whether another version of a library made the file.
+    if not whole or not np.array_equal(np.fromfile(target, np.uint8, first.size), first.ravel()):
         target.parent.mkdir(parents=True, exist_ok=True)
-        for old in target.parent.glob("pixels-*.u8*"):
-            with contextlib.suppress(OSError):  # mapped elsewhere, on a system that then refuses
-                old.unlink()
-        free, where = shutil.disk_usage(target.parent).free, f"in {target.parent}"
-        _check_room(len(names), needed, free, where, "make room, or give a folder on another disk")
-        partial = target.with_suffix(f".u8.{os.getpid()}")
+        partial = target.with_suffix(f".{os.getpid()}")
         try:
             with partial.open("wb") as file:  # written as they come: the whole never is in memory
-                file.writelines(rows())
+                file.writelines(_rows(processor, names, first.shape))
             partial.replace(target)
+            for old in set(target.parent.glob("pixels-*.u8")) - {target}:
+                with contextlib.suppress(OSError):  # mapped elsewhere, on a system that then refuses
+                    old.unlink()
         except BaseException as error:
             partial.unlink(missing_ok=True)
-            error.add_note(f"The image cache {target} was not made.")
+            error.add_note(f"The image cache of {len(names):,} pictures was not made in {target.parent}.")
             raise
-    return np.memmap(target, np.uint8, "r", shape=(len(names), *shape))
-
-
-def _check_room(pictures: int, needed: int, free: int, where: str, remedy: str) -> None:
-    if needed > free:
-        what = (
-            f"the image cache of {pictures:,} pictures needs {needed / 1e6:,.1f} MB, and only "
-            f"{free / 1e6:,.1f} MB {where} are free: {remedy}, or choose fewer pictures"
-        )
-        raise MemoryError(what) if where == "of memory" else OSError(errno.ENOSPC, what)
+    return np.memmap(target, np.uint8, "r", shape=shape)
 
 
 def resized(processor: Any, name: str) -> np.ndarray:
-    """A picture after the processor's resize and crop, before rescaling and normalising."""
+    """A picture after resize and crop, before rescaling and normalising: (3, height, width)."""
     try:
         picture = load_image(name)  # as the library reads a path: turned upright, RGB
     except Exception as error:
         raise OSError(f"{name}: cannot be read as a picture; replace or remove the file ({error})") from error
     settings = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
     return processor(picture, **settings)["pixel_values"][0]
+
+
+def _rows(processor: Any, names: list[str], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        work = pool.map(lambda name: resized(processor, name), names)
+        for name, row in zip(names, tqdm(work, "Preprocessing", len(names), delay=5), strict=True):
+            if row.shape != shape or row.dtype != np.uint8:
+                raise ValueError(f"{name}: becomes {row.dtype} {row.shape}, not uint8 {shape} like others")
+            yield np.ascontiguousarray(row)

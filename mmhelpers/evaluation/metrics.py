@@ -1,12 +1,10 @@
 """Metrics of a ranking, query by query, and how far to trust their mean.
 
-A *run* is what a retriever answered: `{query id: {document id: score}}`, the format that ir-measures
-and pytrec_eval take as it is. All metrics follow trec_eval: gains are the grades themselves
-(linear), and equal scores are ordered by document id, descending, where equal means equal in float32.
-(ir-measures hands RR@k to another script, which orders ties ascending; here one rule holds for every metric.)
+A *run* is what a retriever answered: `{query id: {document id: score}}`. Metrics come from ir-measures. Equal
+scores (in float32) are ordered by document id, descending, for every metric, as trec_eval does.
 
 Recall, accuracy and MRR know only right and wrong: *right* is a document with the best grade that its query
-has, so that a blue mug is no hit for whoever asked for a red one. What fits in part counts in nDCG alone.
+has, so that a blue mug is no hit for a red one. What fits in part counts in nDCG alone, with linear gains.
 """
 
 from __future__ import annotations
@@ -14,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import ir_measures
 import numpy as np
 import pandas as pd
 
 Run = dict[str, dict[str, float]]
 
 METRICS = ("recall@1", "recall@5", "recall@10", "mrr@10", "ndcg@10")
+_NAMES = {"recall": ir_measures.R, "accuracy": ir_measures.Success, "mrr": ir_measures.RR}
+_NAMES |= {"ndcg": ir_measures.nDCG}
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:
@@ -30,64 +31,47 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
 def per_query(
     run: Run, qrels: Mapping[str, Mapping[str, int]], metrics: Sequence[str] = METRICS
 ) -> pd.DataFrame:
-    """Metrics of each query, equal to those of ir-measures.
+    """Metrics of each query.
 
     Args:
-        metrics: names `recall@k` (R@k), `accuracy@k` (Success@k), `mrr@k` (RR@k), `ndcg@k` (nDCG@k). The
-            first three are those of ir-measures for judgements that keep the best grade of each query.
+        metrics: names `recall@k` (R@k), `accuracy@k` (Success@k), `mrr@k` (RR@k), `ndcg@k` (nDCG@k).
 
     Returns:
-        One row a query of `qrels` (index: query id), one float column a metric. A query that the run
-        lacks counts 0, as in ir-measures (pytrec_eval alone would leave it out of the mean).
+        One row a query of `qrels` (index: query id), one float column a metric. A query that the run lacks
+        counts 0.
 
     Raises:
-        ValueError: a metric is unknown, or a query has no relevant document, so that no ranking can
-            be right.
+        ValueError: a metric is unknown, the run has a query without judgements, or a query has no relevant
+            document, so that no ranking can be right.
     """
-    parsed = [(name, *_parse(name)) for name in metrics]
+    parsed = {name: _parsed(name) for name in metrics}
     if stray := sorted(set(run) - set(qrels)):
         raise ValueError(f"query {stray[0]!r} of the run has no judgements (one of {len(stray)})")
-    rows = []
-    for query, grades in qrels.items():
-        ideal = np.array(sorted((grade for grade in grades.values() if grade > 0), reverse=True), dtype=float)
-        if not len(ideal):
-            raise ValueError(f"query {query!r} has no relevant document: leave it out of the qrels")
-        gains = np.array([max(grades.get(d, 0), 0) for d in ranked(run.get(query, {}))], dtype=float)
-        rows.append({name: _METRIC[kind](gains, ideal, k) for name, kind, k in parsed})
-    return pd.DataFrame(rows, index=pd.Index(qrels, name="query"), columns=list(metrics), dtype=float)
+    best = {query: max(grades.values(), default=0) for query, grades in qrels.items()}
+    if empty := [query for query, grade in best.items() if grade <= 0]:
+        raise ValueError(f"query {empty[0]!r} has no relevant document: leave it out of the qrels")
+    right = {
+        query: {document: 1 for document, grade in grades.items() if grade == best[query]}
+        for query, grades in qrels.items()
+    }
+    # Ranks instead of scores: no provider of ir-measures sees a tie, so one rule holds for every metric.
+    ranks = {query: dict(zip(ranked(found), range(0, -len(found), -1), strict=True))
+             for query, found in run.items()}  # fmt: skip
+    values = pd.DataFrame(0.0, index=pd.Index(qrels, name="query"), columns=list(metrics))
+    for truth, graded in ((qrels, True), (right, False)):
+        names = {measure: name for name, measure in parsed.items() if name.startswith("ndcg") == graded}
+        for found in ir_measures.iter_calc(list(names), truth, ranks) if names else ():
+            values.at[found.query_id, names[found.measure]] = found.value
+    return values
 
 
-def _dcg(gains: np.ndarray) -> float:
-    return float((gains / np.log2(np.arange(2, len(gains) + 2))).sum())
-
-
-def _recall(gains: np.ndarray, ideal: np.ndarray, k: int) -> float:
-    return float((gains[:k] == ideal[0]).sum() / (ideal == ideal[0]).sum())
-
-
-def _accuracy(gains: np.ndarray, ideal: np.ndarray, k: int) -> float:
-    return float((gains[:k] == ideal[0]).any())
-
-
-def _mrr(gains: np.ndarray, ideal: np.ndarray, k: int) -> float:
-    places = np.flatnonzero(gains[:k] == ideal[0])
-    return float(1 / (places[0] + 1)) if len(places) else 0.0
-
-
-def _ndcg(gains: np.ndarray, ideal: np.ndarray, k: int) -> float:
-    return _dcg(gains[:k]) / _dcg(ideal[:k])
-
-
-_METRIC = {"recall": _recall, "accuracy": _accuracy, "mrr": _mrr, "ndcg": _ndcg}
-
-
-def _parse(metric: str) -> tuple[str, int]:
+def _parsed(metric: str) -> ir_measures.Measure:
     kind, _, k = metric.partition("@")
-    if kind not in _METRIC or not k.isdigit() or int(k) < 1:
+    if kind not in _NAMES or not k.isdigit() or int(k) < 1:
         raise ValueError(
-            f"metric {metric!r} is unknown; use {', '.join(_METRIC)} with a cutoff, as in ndcg@10"
+            f"metric {metric!r} is unknown; use {', '.join(_NAMES)} with a cutoff, as in ndcg@10"
         )
-    return kind, int(k)
+    return _NAMES[kind] @ int(k)
 
 
 @dataclass(frozen=True)
@@ -101,6 +85,13 @@ class PairedResult:
 
     def __str__(self) -> str:
         return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p_value:.4f}"
+
+    def verdict(self, better: str = "better", worse: str = "worse") -> str:
+        """The result as words, with its interval."""
+        span = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
+        if self.low <= 0 <= self.high:
+            return f"no clear difference ({self.difference:+.3f}; the {span} holds 0)"
+        return f"{better if self.difference > 0 else worse} by {abs(self.difference):.3f} ({span})"
 
 
 def interval(

@@ -10,18 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import is_sentence_transformer_model
 from transformers import PreTrainedConfig, Siglip2Tokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # older tops want torchvision
 from transformers.utils import logging as transformers_logging
 
 from mmhelpers.data import image_cache
-from mmhelpers.data.hub import refusal
+from mmhelpers.data.hub_errors import refusal
 from mmhelpers.data.image_cache import ImageCache
 
 # What the library takes for a picture.
@@ -62,62 +62,43 @@ def load(
         one_tower = "image_token_id" in config and is_sentence_transformer_model(name, **where)
         with _quiet_progress():
             model = SentenceTransformer(
-                name,
-                revision=revision,
-                device=device,
-                local_files_only=offline,
-                trust_remote_code=False,
-                similarity_fn_name="cosine",
+                name, **where, device=device, trust_remote_code=False, similarity_fn_name="cosine",
                 model_kwargs={"dtype": dtype or torch.float32, "use_safetensors": True},
                 processor_kwargs={} if one_tower else {"backend": "pil"},  # videos know no other
-            )
+            )  # fmt: skip
     except Exception as error:
-        needs_code = "trust_remote_code" in str(error)
-        why = (
-            "it needs code of its own, which is never run" if needs_code else refusal(error, "model") or error
-        )
+        needs_code = "trust_remote_code" in str(error) and "it needs code of its own, which is never run"
+        why = needs_code or refusal(error, "model") or error
         raise EncoderError(f"{name_or_path}: cannot be loaded as a text-image encoder: {why}") from error
-    module, config = model[0], getattr(model[0], "config", None)
-    if (
-        not {"text", "image"} <= set(model.modalities)
-        or not (one_tower or getattr(module, "module_output_name", None) == "sentence_embedding")
-        or not hasattr(config, "text_config")
-    ):
+    towers = one_tower or getattr(model[0], "module_output_name", None) == "sentence_embedding"
+    if not {"text", "image"} <= set(model.modalities) or not towers or "text_config" not in config:
         raise EncoderError(
             f"{name_or_path}: {type(model.transformers_model).__name__} is not a dual encoder of texts and "
             "pictures, nor was it made an embedder of both; choose a CLIP or SigLIP model, for example "
             "openai/clip-vit-base-patch16"
         )
     if one_tower:
-        module.processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **where)
-        if (size := module.processor.image_processor.size).longest_edge:  # for these models an area
-            size.longest_edge = min(size.longest_edge, max(PIXELS, size.shortest_edge or 0))
-    if config.model_type == "siglip" and type(module.tokenizer).__name__ == "GemmaTokenizer":
-        module.processor.tokenizer = Siglip2Tokenizer.from_pretrained(name, **where)  # Gemma's keeps capitals
-    limit = config.text_config.max_position_embeddings
-    module.tokenizer.model_max_length = min(module.tokenizer.model_max_length, limit)
-    if config.model_type.startswith("siglip"):
-        module.processing_kwargs["text"] = {
-            "padding": "max_length", "max_length": limit, "truncation": True, "return_attention_mask": False
-        }  # fmt: skip
-    module.preprocess, module.forward = _Preprocess(module), _ByLength(module)
+        _limit_pixels(model[0], name, where)
+    _close_text_traps(model[0], name, where)
+    model[0].__class__ = _CachedTransformer
     return model
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, on Linux; elsewhere and a second time nothing happens.
+    """Let this process keep the memory that it frees, on Linux; elsewhere nothing happens.
 
     PyTorch's tensors on a CPU come from malloc. glibc gives large blocks back to the system once they are
     free, and the system has to clear every page of the next one: a hundred megabytes and more in each step
-    of a training. Kept, a step of clip-mini takes some hundredths less time (6 to 24 % in three interleaved
-    repeats on two cores), one of the reranker a third less; the peak of memory stays what it was.
+    of a training. Kept, a step of clip-mini takes 6 to 24 % less time, one of the reranker a third less.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # musl, for one, has none; malloc.h names the numbers
-        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(top_pad, 64 << 20)
-        mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 32 << 20)  # an old glibc takes no more
+    if mallopt is None:  # musl, for one, has none
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of malloc.h
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 64 << 20)
+    if not mallopt(mmap_threshold, 1 << 30):
+        mallopt(mmap_threshold, 32 << 20)  # an old glibc takes no more
 
 
 def truncated_texts(model: SentenceTransformer, texts: Sequence[str]) -> int:
@@ -132,10 +113,10 @@ def attach_image_cache(
 ) -> ImageCache:
     """Preprocess each picture once; from then on `model` answers these paths from the cache.
 
-    That holds for path strings in a dataset column, `encode`, an evaluator and `mine_hard_negatives`. The
-    model's class and what it saves stay the library's. Attaching again replaces: give all paths at once.
-    A processor that does more than resize, crop, rescale and normalise (a vision-language model's) cannot be
-    served: then a sentence says so, the cache stays empty, and pictures are processed at each use.
+    That holds for path strings in a dataset column, `encode`, an evaluator and `mine_hard_negatives`. What
+    the model saves stays the library's. Attaching again replaces: give all paths at once. A processor that
+    does more than resize, crop, rescale and normalise (a vision-language model's) cannot be served: then a
+    sentence says so, the cache stays empty, and pictures are processed at each use.
 
     Args:
         model: from `load`, or any SentenceTransformer of that kind.
@@ -146,64 +127,54 @@ def attach_image_cache(
     Raises:
         EncoderError: the cache is one of a model with another image processor.
         FileNotFoundError: files are missing; the message names them. OSError: unreadable picture.
-        OSError, MemoryError: the pixels will not fit on the disk or into memory; said before the work starts.
     """
     processor = model.processor.image_processor
-    settings = processor.to_dict()
     if isinstance(paths, ImageCache):
         cache = paths
-        if cache.settings != settings:
+        if cache.settings != processor.to_dict():
             raise EncoderError("this cache was made for another image processor; give the paths instead")
     else:
         names = list(dict.fromkeys(os.path.abspath(path) for path in paths))
         missing = [name for name in names if not os.path.isfile(name)]
         if missing or not names:
             raise FileNotFoundError(f"{len(missing)} of {len(names)} pictures are missing: {missing[:20]}")
-        if _is_plain(model, names[0], settings):
-            cache = ImageCache(names, image_cache.preprocessed(processor, names, folder), settings)
+        example = Transformer.preprocess(model[0], names[:1])["pixel_values"][0]
+        if image_cache.serves(processor, names[0], example):
+            cache = ImageCache(names, image_cache.preprocessed(processor, names, folder), processor.to_dict())
         else:
             kind = type(processor).__name__
             print(f"No image cache: {kind} does more than resize, crop, rescale and normalise.")
-            cache = ImageCache([], np.empty(0, np.uint8), settings)
-    model[0].preprocess = _Preprocess(model[0], cache)
+            cache = ImageCache.empty(processor.to_dict())
+    model[0].__class__, model[0].image_cache = _CachedTransformer, cache
     return cache
 
 
-class _Preprocess:
-    """Stands before a Transformer module's own `preprocess`, as an attribute of that one instance."""
+class _CachedTransformer(Transformer):
+    """The library's module, with pictures answered from a cache, and texts of like length read together.
 
-    def __init__(self, module: torch.nn.Module, cache: ImageCache | None = None) -> None:
-        self.module, self.cache = module, cache
+    A batch is padded to its longest text, which for captions doubles the work of the text tower. Texts do not
+    see one another, so parts of a batch give the same vectors. Not on a GPU, which small parts leave idle.
+    """
 
-    def __call__(self, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if self.cache is not None and inputs and all(item in self.cache for item in inputs):
-            return {"pixel_values": self.cache.pixels(inputs), "modality": "image"}
+    ROWS = 32  # texts that go through the tower together
+    image_cache: ImageCache | None = None
+
+    def preprocess(self, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if self.image_cache is not None and inputs and all(item in self.image_cache for item in inputs):
+            return {"pixel_values": self.image_cache.pixels(inputs), "modality": "image"}
         for item in inputs:
             if _names_no_file(item):
                 raise FileNotFoundError(
                     f"{item}: no such picture file, nor is it in the image cache (the library would take the "
                     "path for a text); correct it: relative paths start at the working directory"
                 )
-        return type(self.module).preprocess(self.module, inputs, *args, **kwargs)
+        return super().preprocess(inputs, *args, **kwargs)
 
-
-class _ByLength:
-    """Stands before a Transformer module's own `forward`: texts of like length go through it together.
-
-    A batch is padded to its longest text, which for captions doubles the work of the text tower. Texts do not
-    see one another, so parts of a batch give the same vectors. Not on a GPU, which small parts leave idle.
-    """
-
-    ROWS = 32
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.module = module
-
-    def __call__(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        own, mask = type(self.module).forward, features.get("attention_mask")
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        mask = features.get("attention_mask")
         plain = features.keys() <= {"input_ids", "attention_mask", "modality"}
         if mask is None or not plain or mask.device.type != "cpu" or len(mask) <= self.ROWS:
-            return own(self.module, features, **kwargs)
+            return super().forward(features, **kwargs)
         lengths = mask.sum(1)
         order = lengths.argsort()
         parts = []
@@ -211,8 +182,20 @@ class _ByLength:
             longest = int(lengths[rows[-1]])
             part = {name: features[name][rows, :longest] for name in ("input_ids", "attention_mask")}
             part |= {name: features[name] for name in features.keys() & {"modality"}}
-            parts.append(own(self.module, part, **kwargs)["sentence_embedding"])
+            parts.append(super().forward(part, **kwargs)["sentence_embedding"])
         return {**features, "sentence_embedding": torch.cat(parts)[order.argsort()]}
+
+    def __reduce__(self) -> tuple:
+        return _new_module, (), self.__dict__  # its class cannot be looked up by the name that it has
+
+
+# A model is saved with the names of its modules' classes: with the library's, it loads without this course.
+_CachedTransformer.__module__ = Transformer.__module__
+_CachedTransformer.__name__ = _CachedTransformer.__qualname__ = Transformer.__name__
+
+
+def _new_module() -> _CachedTransformer:
+    return _CachedTransformer.__new__(_CachedTransformer)
 
 
 def _names_no_file(item: object) -> bool:
@@ -224,6 +207,26 @@ def _names_no_file(item: object) -> bool:
         and "://" not in item
         and not os.path.isfile(item)
     )
+
+
+def _limit_pixels(module: Transformer, name: str, where: dict[str, Any]) -> None:
+    """For a vision-language model: Pillow's processor, and a bound on the pixels of a picture."""
+    module.processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **where)
+    if (size := module.processor.image_processor.size).longest_edge:  # for these models an area
+        size.longest_edge = min(size.longest_edge, max(PIXELS, size.shortest_edge or 0))
+
+
+def _close_text_traps(module: Transformer, name: str, where: dict[str, Any]) -> None:
+    """The model's own text length, and SigLIP's padding to it, which is saved with the model."""
+    config = module.config
+    if config.model_type == "siglip" and type(module.tokenizer).__name__ == "GemmaTokenizer":
+        module.processor.tokenizer = Siglip2Tokenizer.from_pretrained(name, **where)  # Gemma's keeps capitals
+    limit = config.text_config.max_position_embeddings
+    module.tokenizer.model_max_length = min(module.tokenizer.model_max_length, limit)
+    if config.model_type.startswith("siglip"):
+        module.processing_kwargs["text"] = {
+            "padding": "max_length", "max_length": limit, "truncation": True, "return_attention_mask": False
+        }  # fmt: skip
 
 
 def _locate(name: str) -> tuple[str, str | None, bool]:
@@ -259,13 +262,3 @@ def _quiet_progress() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def _is_plain(model: SentenceTransformer, name: str, settings: dict[str, Any]) -> bool:
-    """Whether a picture out of a cache is what the processor makes of it."""
-    row = image_cache.resized(model.processor.image_processor, name)
-    own_way = type(model[0]).preprocess(model[0], [name])["pixel_values"][0]
-    if row.dtype != np.uint8 or row.shape != own_way.shape:
-        return False
-    cached = ImageCache([name], row[None], settings).pixels([name])[0]
-    return torch.allclose(cached, own_way, rtol=0, atol=1e-5)

@@ -1,41 +1,9 @@
-"""The parts of the reranker: kept tower states, and the small transformer that is trained."""
+"""The part of the reranker that is trained: a small network over tower states."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
-
 import torch
 from torch import Tensor, nn
-
-# Token or patch states (length, dim) and the embedding (dim,), all normalised, in the towers' shared space.
-State = tuple[Tensor, Tensor]
-
-
-class StateCache:
-    """Tower states by key; when they outgrow `limit` bytes, the ones unused for longest go first."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.bytes = limit, 0
-        self._states: OrderedDict[Hashable, State] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._states)
-
-    def get(self, key: Hashable) -> State | None:
-        if key in self._states:
-            self._states.move_to_end(key)
-        return self._states.get(key)
-
-    def put(self, key: Hashable, state: State) -> None:
-        self._states[key] = state
-        self.bytes += sum(part.nbytes for part in state)
-        while self.bytes > self.limit:
-            self.bytes -= sum(part.nbytes for part in self._states.popitem(last=False)[1])
-
-    def clear(self) -> None:
-        self._states.clear()
-        self.bytes = 0
 
 
 class Fusion(nn.Module):

@@ -1,58 +1,15 @@
-"""What the library's losses lack: SigLIP's sigmoid loss, and an answer to a GPU that is too small."""
+"""What the library's losses lack: SigLIP's sigmoid loss."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn import functional
-
-Result = TypeVar("Result")
-# What torch says on GPUs, when cuBLAS gets no workspace, and on a CPU (accelerate's own list lacks some).
-SHORTAGES = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-
-
-def fitting(train: Callable[[int], Result], batch_size: int, smallest: int = 4) -> Result:
-    """Train with the largest mini-batch that fits into memory: the whole batch, else a half, a quarter, ...
-
-    Args:
-        train: called with the rows that are to be embedded at a time, and again with fewer each time memory
-            runs out. It loads the model that it trains, so that each try starts from the same weights, and
-            uses gradient caching (`CachedMultipleNegativesRankingLoss`) below the batch size: then the result
-            is the same in any case.
-        batch_size: rows of a training batch.
-        smallest: rows below which another try is pointless.
-
-    Returns:
-        What `train` returns.
-
-    Raises:
-        MemoryError: even `smallest` rows were too many. Errors of other kinds pass.
-    """
-    rows = batch_size
-    while True:
-        clear_device_cache(garbage_collection=True)  # a trainer is full of cycles, and holds its model
-        try:
-            return train(rows)
-        except RuntimeError as error:
-            if not any(words in str(error) for words in SHORTAGES):
-                raise
-            if rows // 2 < smallest:
-                raise MemoryError(
-                    f"Out of memory even with {rows} rows at a time. Restart the kernel, close what else "
-                    "uses the GPU; if that does not help, choose a smaller base model (MM_BASE_MODEL)."
-                ) from error
-        # Only here, where the error is gone, is the memory free that its traceback held.
-        rows //= 2
-        print(
-            f"Out of memory: starting again with gradient caching, {rows} rows at a time. "
-            f"The batch stays at {batch_size} and so does the result; it takes longer."
-        )
 
 
 class SigmoidLoss(nn.Module):
@@ -110,24 +67,6 @@ class SigmoidLoss(nn.Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         return {"scale": self.logit_scale.exp().item(), "bias": self.logit_bias.item()}
-
-    @property
-    def temperature(self) -> float:
-        return 1.0 / self.logit_scale.exp().item()
-
-    @property
-    def citation(self) -> str:
-        return """
-@inproceedings{zhai2023sigmoid,
-    title={Sigmoid Loss for Language Image Pre-Training},
-    author={Xiaohua Zhai and Basil Mustafa and Alexander Kolesnikov and Lucas Beyer},
-    booktitle={Proceedings of the IEEE/CVF International Conference on Computer Vision (ICCV)},
-    year={2023},
-    eprint={2303.15343},
-    archivePrefix={arXiv},
-    primaryClass={cs.CV}
-}
-"""
 
     def _own(self, name: str) -> nn.Parameter:
         """The model's own learned scale or bias; sharing the parameter keeps what is saved up to date."""

@@ -89,3 +89,22 @@ class Scene:
     def from_json(cls, text: str) -> Scene:
         raw = json.loads(text)
         return cls(tuple(Item(**item) for item in raw["items"]), raw["backdrop"], raw["relation"])
+
+
+def differences(right: Scene, wrong: Scene) -> list[str]:
+    """In what two scenes differ, in words; "binding" means all values are there, on the wrong product."""
+    if len(right.items) != len(wrong.items):
+        return ["number of products"]
+
+    def values(scene: Scene, name: str) -> list[str]:
+        return sorted(str(getattr(item, name)) for item in scene.items)
+
+    names = ("kind", "colour", "pattern", "colour2", "motif")
+    found = [name for name in names if values(right, name) != values(wrong, name)]
+    if "pattern" in found and "colour2" in found:
+        found.remove("colour2")  # a plain product has none
+    if found:
+        return ["second colour" if name == "colour2" else name for name in found]
+    if set(right.items) != set(wrong.items):
+        return ["binding"]
+    return ["backdrop"] if (right.items, right.relation) == (wrong.items, wrong.relation) else ["places"]

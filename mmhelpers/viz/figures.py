@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
+from mmhelpers.course.stages import STAGES
+
 Picture = str | Path | Image.Image
 Answers = Sequence[tuple[Picture, int | float | str | None]]  # pictures with a grade, a score, a word
 
@@ -27,9 +29,7 @@ Answers = Sequence[tuple[Picture, int | float | str | None]]  # pictures with a 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#7F7F7F"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY)
-STAGE_COLOURS = {
-    "zero-shot": GREY, "finetuned": BLUE, "longer": SKY, "hard-negatives": ORANGE, "reranked": GREEN,
-}  # fmt: skip
+STAGE_COLOURS = STAGES
 _MARKERS = "osD^vPX"
 _GRADES = (VERMILLION, ORANGE, SKY, GREEN)
 _DPI = 100
@@ -227,7 +227,7 @@ def picture_map(xy: np.ndarray, pictures: Sequence[Picture], title: str = "", si
         if all(np.abs(corner - other).max() > 1.2 * size for other in taken):
             taken.append(corner)
             sheet[corner[1] : corner[1] + size, corner[0] : corner[0] + size] = _thumbnail(picture, size)
-    figure, place = _sheet(860, 560, title or f"{len(taken)} of {len(pictures)} pictures, near = alike")
+    figure, place = _sheet(860, 560, title or f"{len(taken)} of {len(pictures)} pictures: neighbours tell, distances do not")
     axes = place(0, 0, 860, 560)
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
     axes.axis("off")
@@ -287,9 +287,15 @@ def _axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _finish(figure: Figure, axes: Axes, title: str) -> Figure:
+def tidy(axes: Axes, title: str, **labels: str) -> None:
+    """A title that says what to see, labels (xlabel, ylabel), and no lines that mean nothing."""
+    axes.set(**labels)
     axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _finish(figure: Figure, axes: Axes, title: str) -> Figure:
+    tidy(axes, title)
     axes.grid(alpha=0.25, lw=0.6)
     axes.set_axisbelow(True)
     figure.tight_layout()

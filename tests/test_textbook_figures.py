@@ -1,0 +1,216 @@
+"""scripts/textbook_figures.py, against a book's repository on this disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import git
+from PIL import Image
+
+from mmhelpers.data import read_folder
+from scripts import textbook_figures as figures
+
+BY, LATER = (f"http://creativecommons.org/licenses/{name}/4.0/" for name in ("by", "by-nc-sa"))
+REPOSITORY = "openstax/osbooks-microbiology"
+
+
+def a_figure(file: str, alt: str, caption: str = "") -> str:
+    image = f'<media id="m" alt="{alt}">\n<image mime-type="image/jpeg" src="../../media/{file}"/>\n</media>'
+    return f'<figure id="f">{image}<caption>{caption}</caption></figure>'
+
+
+def a_module(*content: str) -> str:
+    """As in the books: namespaces, metadata, paragraphs between the figures."""
+    return f"""<document xmlns="http://cnx.rice.edu/cnxml" xmlns:m="http://www.w3.org/1998/Math/MathML">
+<metadata xmlns:md="http://cnx.rice.edu/mdml"><md:content-id>m1</md:content-id></metadata>
+<content>{"<para>Some text.</para>".join(content)}</content></document>"""
+
+
+class Remote:
+    """A repository with a book's layout, in the place of GitHub's."""
+
+    def __init__(self, root: Path) -> None:
+        self.url, self.folder = root.as_uri(), root / f"{REPOSITORY}.git"
+        self.folder.mkdir(parents=True)
+        git(self.folder, "init", "--quiet", "--initial-branch=main")
+        git(self.folder, "config", "uploadpack.allowFilter", "true")
+
+    def commit(self, modules: dict[str, str], pictures: dict[str, bytes], licence: str = BY) -> str:
+        collection = f'<c xmlns:md="http://cnx.rice.edu/mdml"><md:license url="{licence}">L</md:license></c>'
+        files = {"collections/a.collection.xml": collection.encode()}
+        files |= {f"modules/{name}/index.cnxml": text.encode() for name, text in modules.items()}
+        files |= {f"media/{name}": raw for name, raw in pictures.items()}
+        for name, raw in files.items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_bytes(raw)
+        git(self.folder, "add", ".")
+        git(self.folder, "commit", "--quiet", "-m", "a version")
+        return git(self.folder, "rev-parse", "HEAD")
+
+    def gather(self, monkeypatch: pytest.MonkeyPatch, commit: str, out: Path) -> list[dict[str, str]]:
+        book = ("medical", "Microbiology", commit)
+        monkeypatch.setitem(figures.BOOKS, "microbiology", book)
+        count = figures.gather("microbiology", out, self.url)
+        rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text("utf-8").splitlines()]
+        assert len(rows) == count
+        return rows
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Remote:
+    return Remote(tmp_path / "remote")
+
+
+@pytest.fixture
+def book(tmp_path: Path, remote: Remote) -> str:
+    """The commit of a book with twelve figures in two modules, and what a real one has besides."""
+    modules, pictures = {}, {"unused.jpg": b"x" * 100_000, "broken.jpg": b"no picture"}
+    for i in range(12):
+        Image.linear_gradient("L").rotate(30 * i).convert("RGB").save(tmp_path / "a.jpg")
+        pictures[f"Fig {i} (a).jpg"] = (tmp_path / "a.jpg").read_bytes()
+    for m in range(2):
+        modules[f"m{m}"] = a_module(*(
+            a_figure(f"Fig {i} (a).jpg", f"A drawing that shows thing {i}", f"Caption {i}. (credit: P{i})")
+            for i in range(6 * m, 6 * m + 6)
+        ))  # fmt: skip
+    modules["m9"] = a_module(
+        a_figure("Fig 3 (a).jpg", "A drawing that shows thing 3"),
+        a_figure("unused.jpg", "A cell"),
+        a_figure("gone.jpg", "A drawing that was never added"),
+        a_figure("broken.jpg", "A drawing whose file is damaged"),
+    )
+    commit = remote.commit(modules, pictures)
+    remote.commit({"m0": a_module()}, {}, LATER)  # as the real books went on
+    return commit
+
+
+def test_a_book_becomes_a_folder(remote: Remote, book: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    rows = remote.gather(monkeypatch, book, tmp_path / "out")
+    assert rows[3] == {
+        "file_name": "images/microbiology__Fig_3__a_.jpg",
+        "text": "A drawing that shows thing 3",
+        "caption": "Caption 3.",
+        "credit": "credit: P3",
+        "source": "Microbiology",
+        "source_repo": REPOSITORY,
+        "source_commit": book,
+        "licence": "CC BY 4.0",
+    }
+    assert len(rows) == 12 == len(read_folder(tmp_path / "out"))
+    said = capsys.readouterr().out
+    for line in ("1 that came before", "1 with an alternative text below 20", "1 whose picture is not in",
+                 "1 cannot be opened (broken.jpg"):  # fmt: skip
+        assert f"    {line}" in said
+
+
+def test_a_stopped_run_goes_on(remote: Remote, book: str, tmp_path: Path, monkeypatch) -> None:
+    stored, store, out = [], figures.store_picture, tmp_path / "out"
+
+    def stop_at_five(source: Path, target: Path) -> Path:
+        if len(stored) == 5:
+            raise KeyboardInterrupt
+        stored.append(target.name)
+        return store(source, target)
+
+    monkeypatch.setattr(figures, "store_picture", stop_at_five)
+    monkeypatch.setattr(figures, "A_BATCH", 6)
+    with pytest.raises(KeyboardInterrupt):
+        remote.gather(monkeypatch, book, out)
+    assert len(list((out / "images").iterdir())) == 5 and not (out / "metadata.jsonl").exists()
+    checkout = out / "git" / "microbiology"
+    assert git(checkout, "rev-list", "--count", book) == "1", "of the history one commit"
+    there = {path.name for path in (checkout / "media").iterdir()}
+    assert "unused.jpg" not in there and sum(name.startswith("Fig") for name in there) == 6
+
+    def again(source: Path, target: Path) -> Path:
+        assert target.name not in stored
+        return store(source, target)
+
+    monkeypatch.setattr(figures, "store_picture", again)
+    rows = remote.gather(monkeypatch, book, out)
+    assert len(rows) == 12 and not (out / "git").exists()
+    (remote.folder / ".git").rename(tmp_path / "gone")
+    assert remote.gather(monkeypatch, book, out) == rows, "needs no network"
+
+
+def test_another_licence_is_refused(remote: Remote, tmp_path: Path, monkeypatch) -> None:
+    commit = remote.commit({"m1": a_module()}, {}, LATER)
+    with pytest.raises(ValueError, match=f"its licence is {LATER}, expected was CC BY 4.0"):
+        remote.gather(monkeypatch, commit, tmp_path / "out")
+
+
+def test_nothing_outside_the_repository_is_read(remote: Remote, tmp_path: Path, monkeypatch) -> None:
+    (remote.folder / "media").mkdir()
+    os.symlink("/etc/passwd", remote.folder / "media" / "link.jpg")
+    link = a_figure("link.jpg", "A drawing that is a link to a secret")
+    climbing = a_figure("../../../etc/passwd.jpg", "A drawing from outside of the repository")
+    commit = remote.commit({"m1": a_module(link, climbing)}, {})
+    with pytest.raises(ValueError, match="no figure that can be used"):
+        remote.gather(monkeypatch, commit, tmp_path / "out")
+
+
+def test_what_cannot_be_fetched(remote: Remote, book: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    with pytest.raises(ValueError, match="git fetch failed: .*run again"):
+        remote.gather(monkeypatch, "0" * 39 + "1", tmp_path / "out")
+    with pytest.raises(ValueError, match="no 'chemistry'; choose one of medical, physics, people, anatomy"):
+        figures.gather("chemistry", tmp_path / "out")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["textbook_figures.py", "medical", "--out", str(tmp_path / "out")])
+    assert figures.main() == 1 and "git is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"<document>", "no element found"),
+        (b"<a>&b;</a>", "undefined entity"),
+        (("<a>" * 20_000 + "</a>" * 20_000).encode(), "nested too deeply"),
+        (b'<!DOCTYPE d [<!ENTITY a SYSTEM "file:///etc/passwd">]><d>&a;</d>', "declares a document type"),
+        ('<!DOCTYPE d [<!ENTITY a "aa"><!ENTITY b "&a;&a;">]><d>&b;</d>'.encode("utf-16"), "document type"),
+    ],
+)
+def test_damaged_and_hostile_modules_are_named(raw: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^a/book, modules/m1/index.cnxml: it cannot be parsed: .*{words}"):
+        figures.parse_module(raw, "modules/m1/index.cnxml", "a/book")
+
+
+def test_figures_of_a_module() -> None:
+    parts = "".join(a_figure(f"{i}.jpg", f"part {i}", f"Part {i}.") for i in (1, 2))
+    parts = re.sub("(</?)figure", r"\1subfigure", parts)
+    images = '<image for="epub" src="../../media/1.jpg"/><image for="pdf" src="../../media/1.eps"/>'
+    math = (
+        "<m:math><m:semantics><m:mrow><m:mo>−</m:mo><m:mn>4</m:mn><m:mtext>.0 m</m:mtext></m:mrow>"
+        '<m:annotation encoding="StarMath 5.0"> size 12{ - 4 }</m:annotation></m:semantics></m:math>'
+    )
+    text = a_module(
+        f"<figure>{parts}<caption>Both. (credit a: X; credit b: Y (Z))</caption></figure>",
+        f'<exercise><media alt="  in an\n exercise ">{images}</media></exercise>',
+        '<media alt="a film"><video src="film.mp4"/></media>',
+        a_figure("a.jpg", "x", f'A shift of {math} <emphasis>left</emphasis>, as in <link target-id="x"/>.'),
+    )
+    assert figures.parse_module(text.encode(), "modules/m1/index.cnxml", "a/book") == [
+        ("media/1.jpg", "part 1", "Part 1. Both.", "credit a: X; credit b: Y (Z)"),
+        ("media/2.jpg", "part 2", "Part 2. Both.", "credit a: X; credit b: Y (Z)"),
+        ("media/1.jpg", "in an exercise", "", ""),
+        ("media/a.jpg", "x", "A shift of −4.0 m left, as in .", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "caption", "credit"),
+    [
+        ("A cell. (credit: NIH).", "A cell.", "credit: NIH"),
+        ("A cell (Credit: NIH (lab)).", "A cell.", "Credit: NIH (lab)"),
+        ("(a) One. (credit: X) (b) Two. (credit: Y)", "(a) One. (b) Two.", "credit: X; credit: Y"),
+        ("A (attribution: Z) and more.", "A and more.", "attribution: Z"),
+        ("A cell. (credit: never closed", "A cell.", "credit: never closed"),
+        ("A map (creditors in red).", "A map (creditors in red).", ""),
+    ],
+)
+def test_credits(given: str, caption: str, credit: str) -> None:
+    assert figures.credited(given) == (caption, credit)
