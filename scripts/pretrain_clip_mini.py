@@ -406,7 +406,8 @@ def export(args: argparse.Namespace, work: Path, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
-    parser.add_argument("--target", type=Path, default=Path("mmhelpers/models/clip_mini"), help="where to export")
+    target = Path("mmhelpers/models/clip_mini")
+    parser.add_argument("--target", type=Path, default=target, help="where to export")
     parser.add_argument("--pictures", type=int, default=196_608, help="different pictures to draw")
     parser.add_argument("--seen", type=int, default=500_000, help="pictures seen in training")
     parser.add_argument("--learning-rate", type=float, default=1e-3)

@@ -17,7 +17,9 @@ from test_folder import a_folder, a_picture, write
 
 from mmhelpers import data
 from mmhelpers.course.profiles import PROFILES
+from mmhelpers.data import sources
 from mmhelpers.data.folder import DataError
+from mmhelpers.data.splits import split_rows
 from mmhelpers.models import encoders
 from mmhelpers.shop.spec import Scene
 from mmhelpers.shop.wanted import Wanted, grade
@@ -63,7 +65,7 @@ def split_of(collection: data.Collection) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
-    saved("catalogue", TINY, folder)
+    saved("shop", TINY, folder)
     return folder
 
 
@@ -81,7 +83,7 @@ def test_catalogue(shop: Path) -> None:
 
 
 def test_catalogue_is_the_same_again(shop: Path, tmp_path: Path) -> None:
-    saved("catalogue", TINY, tmp_path)
+    saved("shop", TINY, tmp_path)
     assert files(tmp_path) == files(shop)
 
 
@@ -240,7 +242,7 @@ def test_several_texts_are_several_queries(tmp_path: Path) -> None:
 
 
 def test_classes_are_asked_for_once_and_cross_the_splits(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(data, "PER_CLASS", 10)
+    monkeypatch.setattr(sources, "PER_CLASS", 10)
     for i in range(80):
         (tmp_path / "source" / f"class_{i % 3}").mkdir(parents=True, exist_ok=True)
         a_picture(i).save(tmp_path / "source" / f"class_{i % 3}" / f"{i}.png")
@@ -286,7 +288,7 @@ def test_split_sizes(n: int, sizes: tuple[int, ...]) -> None:
     marks = np.random.default_rng(0).integers(0, 2**63, (n, 8), dtype=np.uint64)
     rows = [data.Row(i, Path(), f"{i}", (f"{i}",), {}, marks[i], f"{i}") for i in range(n)]
     profile = PROFILES["laptop" if n >= 200 else "smoke"]
-    parts = data.split_rows(rows, profile, Path("source"))
+    parts = split_rows(rows, profile, Path("source"))
     assert tuple(len(parts[name]) for name in data.SPLITS) == sizes
 
 

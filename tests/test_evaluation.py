@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import ir_measures
@@ -17,15 +17,12 @@ from ir_measures import RR, R, Success, nDCG
 from scipy import stats
 
 from mmhelpers import evaluation
+from mmhelpers.data import Retrieval
 from mmhelpers.evaluation import Scoreboard, interval, paired_test, per_query, ranked
 
 
-@dataclass(frozen=True)
-class Truth:  # the fields of data.Retrieval
-    queries: dict[str, str]
-    corpus: dict[str, str]
-    qrels: dict[str, dict[str, int]]
-    slices: dict[str, list[str]] = field(default_factory=dict)
+def Truth(queries: dict, corpus: dict, qrels: dict, slices: dict | None = None) -> Retrieval:  # noqa: N802
+    return Retrieval(queries, corpus, qrels, slices or {})
 
 
 def random_cases(n: int, graded: bool, ties: bool, seed: int = 0) -> tuple[dict, dict]:
@@ -189,7 +186,7 @@ class Judge:
 
 
 @pytest.fixture
-def truth(tmp_path: Path) -> Truth:
+def truth(tmp_path: Path) -> Retrieval:
     corpus = {name: str(tmp_path / f"{name}.png") for name in ("a", "b", "c", "d")}
     for path in corpus.values():
         Path(path).touch()
@@ -198,14 +195,14 @@ def truth(tmp_path: Path) -> Truth:
 
 
 @pytest.fixture
-def towers(truth: Truth) -> TwoTowers:
+def towers(truth: Retrieval) -> TwoTowers:
     vectors = {"a": [2.0, 0.0], "b": [1.0, 1.0], "c": [0.0, 1.0], "d": [1.0, 1.0]}
     return TwoTowers(
         {"a mug": [1.0, 0.1], "a hat": [0.1, 1.0]} | {truth.corpus[i]: v for i, v in vectors.items()}
     )
 
 
-def test_search_is_exact_by_cosine_with_ties_by_id_descending(truth: Truth, towers: TwoTowers) -> None:
+def test_search_is_exact_by_cosine_with_ties_by_id_descending(truth: Retrieval, towers: TwoTowers) -> None:
     run = evaluation.search(towers, truth)
     assert {query: list(answers) for query, answers in run.items()} == {
         "p": ["a", "d", "b", "c"],
@@ -217,29 +214,29 @@ def test_search_is_exact_by_cosine_with_ties_by_id_descending(truth: Truth, towe
     assert {query: list(answers) for query, answers in cut.items()} == {"p": ["a", "d"], "q": ["c", "d"]}
 
 
-def test_images_can_search_texts(truth: Truth, towers: TwoTowers) -> None:
+def test_images_can_search_texts(truth: Retrieval, towers: TwoTowers) -> None:
     other = evaluation.transposed(truth)
     assert other.qrels == {"a": {"p": 3}, "c": {"q": 2}} and set(other.queries) == {"a", "c"}
     values = per_query(evaluation.search(towers, other), other.qrels, ["accuracy@1"])
     assert values["accuracy@1"].to_dict() == {"a": 1.0, "c": 1.0}
 
 
-def test_a_missing_image_is_not_taken_for_a_text(truth: Truth, towers: TwoTowers) -> None:
+def test_a_missing_image_is_not_taken_for_a_text(truth: Retrieval, towers: TwoTowers) -> None:
     os.remove(truth.corpus["c"])
     for retrieval in (truth, evaluation.transposed(truth)):
         with pytest.raises(FileNotFoundError, match=r"c\.png \(1 missing\)"):
             evaluation.search(towers, retrieval)
 
 
-def test_a_model_that_broke_is_an_error(truth: Truth, towers: TwoTowers) -> None:
+def test_a_model_that_broke_is_an_error(truth: Retrieval, towers: TwoTowers) -> None:
     towers.table["a mug"] = [float("nan"), 1.0]
     with pytest.raises(ValueError, match="not finite"):
         evaluation.search(towers, truth)
-    with pytest.raises(ValueError, match="'p' are not finite"):
+    with pytest.raises(ValueError, match="not finite: first seen for query 'p'"):
         evaluation.rerank(Judge({"a": float("nan")}), {"p": {"a": 1.0}}, truth)
 
 
-def test_nothing_to_search_or_to_rank_is_an_error(truth: Truth, towers: TwoTowers) -> None:
+def test_nothing_to_search_or_to_rank_is_an_error(truth: Retrieval, towers: TwoTowers) -> None:
     judge, run = Judge(dict.fromkeys("abcd", 0.0)), {"p": {"a": 1.0}}
     for bare, what in (
         (replace(truth, queries={}), "no queries"),
@@ -263,14 +260,14 @@ def test_nothing_to_search_or_to_rank_is_an_error(truth: Truth, towers: TwoTower
                 ask(k)
 
 
-def test_more_answers_than_there_are_documents_are_all_of_them(truth: Truth, towers: TwoTowers) -> None:
+def test_more_answers_than_there_are_documents_are_all_of_them(truth: Retrieval, towers: TwoTowers) -> None:
     run = evaluation.search(towers, truth, k=1000)
     assert run == evaluation.search(towers, truth, k=4) and {len(answers) for answers in run.values()} == {4}
     judge = Judge({"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.0})
     assert evaluation.rerank(judge, run, truth, k=1000) == evaluation.rerank(judge, run, truth, k=4)
 
 
-def test_rerank_reorders_the_top_and_keeps_the_rest(truth: Truth, towers: TwoTowers) -> None:
+def test_rerank_reorders_the_top_and_keeps_the_rest(truth: Retrieval, towers: TwoTowers) -> None:
     run = evaluation.search(towers, truth)
     judge = Judge({"a": -40.0, "b": 40.0, "c": 41.0, "d": -3.0})
     new = evaluation.rerank(judge, run, truth, k=3)
@@ -282,7 +279,9 @@ def test_rerank_reorders_the_top_and_keeps_the_rest(truth: Truth, towers: TwoTow
     assert all(ranked(answers) == list(answers) for answers in new.values())
 
 
-def test_evaluators_for_the_trainers(truth: Truth, towers: TwoTowers, capfd: pytest.CaptureFixture) -> None:
+def test_evaluators_for_the_trainers(
+    truth: Retrieval, towers: TwoTowers, capfd: pytest.CaptureFixture
+) -> None:
     class Card:
         def set_evaluation_metrics(self, evaluator, metrics, epoch, step) -> None:  # noqa: ANN001
             self.logged = metrics[evaluator.primary_metric]
@@ -338,7 +337,7 @@ def run_of(*orders: str) -> dict[str, dict[str, float]]:
     return {q: {d: -float(i) for i, d in enumerate(order)} for q, order in zip("pq", orders, strict=True)}
 
 
-def test_scoreboard_rows_details_and_replacement(truth: Truth, tmp_path: Path) -> None:
+def test_scoreboard_rows_details_and_replacement(truth: Retrieval, tmp_path: Path) -> None:
     board = Scoreboard(tmp_path / "deep" / "scoreboard.json")
     assert board.rows() == [] and board.frame().empty
     board.add("finetuned", "test", run_of("abcd", "cabd"), truth, train_seconds=60, seed=3)
@@ -370,7 +369,7 @@ def test_scoreboard_rows_details_and_replacement(truth: Truth, tmp_path: Path) -
     assert len(board.rows()) == 10, "what is not there is no error"
 
 
-def test_scoreboard_refuses_what_it_does_not_know(truth: Truth, tmp_path: Path) -> None:
+def test_scoreboard_refuses_what_it_does_not_know(truth: Retrieval, tmp_path: Path) -> None:
     board = Scoreboard(tmp_path / "scoreboard.json")
     with pytest.raises(ValueError, match="'best' is unknown; choose one of zero-shot"):
         board.add("best", "test", run_of("abcd", "cabd"), truth)
@@ -385,7 +384,7 @@ def test_scoreboard_refuses_what_it_does_not_know(truth: Truth, tmp_path: Path) 
      ('[{"stage": "longer"}]', "row 1: not a scoreboard row")],
 )  # fmt: skip
 def test_a_corrupted_scoreboard_says_where_and_what_to_do(
-    content: str, message: str, truth: Truth, tmp_path: Path
+    content: str, message: str, truth: Retrieval, tmp_path: Path
 ) -> None:
     board = Scoreboard(tmp_path / "scoreboard.json")
     board.path.write_text(content)
@@ -396,7 +395,7 @@ def test_a_corrupted_scoreboard_says_where_and_what_to_do(
 
 
 def test_a_write_that_fails_leaves_the_old_scoreboard(
-    truth: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    truth: Retrieval, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = Scoreboard(tmp_path / "scoreboard.json")
     board.add("zero-shot", "test", run_of("dcba", "dbac"), truth)
@@ -413,14 +412,14 @@ def test_a_write_that_fails_leaves_the_old_scoreboard(
     assert {path.name for path in tmp_path.glob("*per_query*")} == {"per_query.json"}
 
 
-def test_tables(truth: Truth, tmp_path: Path) -> None:
+def test_tables(truth: Retrieval, tmp_path: Path) -> None:
     board = Scoreboard(tmp_path / "scoreboard.json")
     board.add("finetuned", "test", run_of("abcd", "cabd"), truth, train_seconds=93.4)
     board.add("zero-shot", "test", run_of("dcba", "dbac"), truth)
     lines = evaluation.results_table(board.rows()).splitlines()
-    assert lines[0] == "| stage | recall@1 | recall@5 | recall@10 | mrr@10 | ndcg@10 | queries |"
+    assert lines[0] == "| stage | recall@1 | mrr@10 | ndcg@10 |"
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| zero-shot", "| finetuned"]
-    assert lines[3].endswith("| 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] | 2 |")
+    assert lines[3].endswith("| 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] |")
     text = evaluation.text_table(board.rows())
     assert "zero-shot" in text and "1.000 to 1.000" in text and "93" in text and "mugs" in text
     assert max(map(len, text.splitlines())) <= 120

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import weakref
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,14 +13,10 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.sentence_transformer.losses import (
-    CachedMultipleNegativesRankingLoss,
-    MultipleNegativesRankingLoss,
-)
 from standins import pictures, tiny_clip, tiny_siglip
 
 from mmhelpers.models import encoders
-from mmhelpers.models.losses import SigmoidLoss, fitting
+from mmhelpers.models.losses import SigmoidLoss
 
 TEXTS = [f"a {colour} {kind}" for colour in ("red", "teal") for kind in ("mug", "armchair", "kite", "book")]
 
@@ -147,140 +140,9 @@ def test_the_trainer_learns_scale_and_bias(
         assert saved.logit_bias.item() == pytest.approx(after["bias"])
 
 
-def test_the_model_card_cites_the_paper(folders: dict[str, Path], paths: list[str], tmp_path: Path) -> None:
-    model = encoders.load(folders["siglip"], device="cpu")
-    rows = Dataset.from_dict({"text": TEXTS, "image": paths})
-    args = arguments(tmp_path, max_steps=1)
-    SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, loss=SigmoidLoss(model)).train()
-    model.save_pretrained(str(tmp_path / "saved"))
-    card = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
-    assert "zhai2023sigmoid" in card and "SigmoidLoss" in card and '"bias"' in card
-
-
 def test_what_cannot_be(folders: dict[str, Path], paths: list[str]) -> None:
     model = encoders.load(folders["clip"], device="cpu")
     with pytest.raises(ValueError, match="CLIPModel has no logit_bias of its own; give a number"):
         SigmoidLoss(model, scale=None, bias=None)
     with pytest.raises(ValueError, match="at least two columns"):
         SigmoidLoss(model)(features(model, paths), labels=None)
-
-
-# What torch says on CUDA (its allocator, the driver, cuBLAS), on Apple's GPUs and on a CPU.
-CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.74 GiB of which"
-DRIVER = (
-    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call"
-)
-CUBLAS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
-MPS = (
-    "MPS backend out of memory (MPS allocated: 17.9 GiB, other allocations: 1.2 MiB, max allowed: 18.1 GiB)."
-)
-CPU = (
-    "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
-)
-
-
-# Not Adam: it blows up the rounding errors of gradients that are 0, such as those of a key's bias.
-SGD = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant"}
-
-
-def training(
-    folder: Path, paths: list[str], scratch: Path, limit: int, tries: list[tuple[int, int]]
-) -> Callable[[int], dict[str, torch.Tensor]]:
-    """A training that runs out of memory in step 2 where more than `limit` pictures pass the tower at once.
-
-    It returns the weights, and notes in `tries` the rows at a time and the pictures that passed at most.
-    """
-
-    def train(rows: int) -> dict[str, torch.Tensor]:
-        model = encoders.load(folder, device="cpu")
-        passes: list[int] = []
-
-        def in_too_little_memory(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-            passes.append(len(kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]))
-            if len(passes) >= 3 and passes[-1] > limit:
-                tries.append((rows, max(passes)))
-                raise torch.OutOfMemoryError(CUDA)
-
-        model.transformers_model.vision_model.register_forward_pre_hook(
-            in_too_little_memory, with_kwargs=True
-        )
-        both = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
-        loss = MultipleNegativesRankingLoss(model, **both)
-        if rows < 8:
-            loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=rows, **both)
-        SentenceTransformerTrainer(
-            model=model,
-            args=arguments(scratch, per_device_train_batch_size=8, max_steps=3, **SGD),
-            train_dataset=Dataset.from_dict({"text": TEXTS, "image": paths, "negative": paths[::-1]}),
-            loss=loss,
-        ).train()
-        tries.append((rows, max(passes)))
-        return {name: value.clone() for name, value in model.state_dict().items()}
-
-    return train
-
-
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_too_little_memory_changes_the_mini_batch_and_not_the_result(
-    folders: dict[str, Path], paths: list[str], tmp_path: Path, kind: str, capsys: pytest.CaptureFixture
-) -> None:
-    tries: list[tuple[int, int]] = []
-    plain = fitting(training(folders[kind], paths, tmp_path, 10**6, tries), 8)
-    assert tries == [(8, 8)]
-    assert "memory" not in capsys.readouterr().out
-    tries.clear()
-    short = fitting(training(folders[kind], paths, tmp_path, 3, tries), 8, smallest=2)
-    assert tries == [(8, 8), (4, 4), (2, 2)]
-    said = [line for line in capsys.readouterr().out.splitlines() if "memory" in line]
-    assert [("4 rows" in line, "2 rows" in line, "stays at 8" in line) for line in said] == [
-        (True, False, True),
-        (False, True, True),
-    ]
-    first = encoders.load(folders[kind], device="cpu").state_dict()
-    assert max(float((plain[name] - first[name]).abs().max()) for name in first) > 1e-3, "it was trained"
-    for name in plain:
-        torch.testing.assert_close(short[name], plain[name], rtol=0, atol=1e-5, msg=name)
-
-
-@pytest.mark.parametrize("error", [CUDA, DRIVER, CUBLAS, MPS, CPU])
-def test_every_device_says_it_differently(error: str) -> None:
-    def train(rows: int) -> int:
-        if rows > 16:
-            raise RuntimeError(error)
-        return rows
-
-    assert fitting(train, 128) == 16
-    with pytest.raises(MemoryError, match="even with 20 rows at a time"):
-        fitting(train, 80, smallest=12)
-
-
-def test_other_errors_pass() -> None:
-    tried = []
-
-    def train(rows: int) -> None:
-        tried.append(rows)
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    with pytest.raises(RuntimeError, match="shapes"):
-        fitting(train, 64)
-    assert tried == [64]
-
-
-def test_what_a_failed_try_held_is_free_before_the_next() -> None:
-    held: list[weakref.ref] = []
-
-    def train(rows: int) -> bool:
-        assert all(ref() is None for ref in held), "the first try still holds its model"
-        trainer = torch.nn.Linear(2, 2)
-        trainer.__dict__["callback"] = [trainer]  # a cycle, as in a trainer
-        held.append(weakref.ref(trainer))
-        if rows > 8:
-            raise torch.OutOfMemoryError(CUDA)
-        return True
-
-    gc.disable()  # no lucky collection in between
-    try:
-        assert fitting(train, 32)
-    finally:
-        gc.enable()
-    assert len(held) == 3

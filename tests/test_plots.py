@@ -64,7 +64,8 @@ def frames(figure: Figure) -> list[str | None]:
 
 def test_gallery(pictures: list[Path]) -> None:
     captions = ["price $5 and $6, " + "a very long caption " * 20] + ["short"] * 11
-    figure = figures.gallery(pictures, captions, columns=5, title="Odd pictures", frames=[figures.GREEN, None])
+    frame = [figures.GREEN, None]
+    figure = figures.gallery(pictures, captions, columns=5, title="Odd pictures", frames=frame)
     assert len(figure.axes) == 12 and "Odd pictures" in words(figure) and " …" in words(figure)
     assert frames(figure)[:3] == [figures.GREEN.lower(), None, None]
     assert len(png(figure)) < 150_000
@@ -79,7 +80,8 @@ def test_thumbnails_are_square_whole_and_on_white(pictures: list[Path]) -> None:
 
 
 def test_nothing_to_show_is_an_empty_figure() -> None:
-    for figure in (figures.gallery([], title="No failures"), figures.retrieval_gallery([], title="No failures")):
+    title = "No failures"
+    for figure in (figures.gallery([], title=title), figures.retrieval_gallery([], title=title)):
         assert "No failures" in words(figure) and png(figure)
 
 

@@ -86,7 +86,8 @@ def secret(name: str) -> str | None:
 def _outdated() -> list[str]:
     """Sentences on libraries that were loaded before pip installed what the course needs."""
     wanted = [Requirement(line) for line in metadata.requires("mmhelpers") or []]
-    loaded = {need: getattr(sys.modules.get(need.name.replace("-", "_")), "__version__", "") for need in wanted}
+    modules = {need: sys.modules.get(need.name.replace("-", "_")) for need in wanted}
+    loaded = {need: getattr(module, "__version__", "") for need, module in modules.items()}
     return [
         f"{need.name} {version} is loaded in this session, the course needs {need.specifier}"
         for need, version in loaded.items()

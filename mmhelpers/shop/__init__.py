@@ -4,5 +4,7 @@ from mmhelpers.shop.spec import Item, Scene, differences
 from mmhelpers.shop.stock import Picture, Query, Shop, build, random_scene
 from mmhelpers.shop.wanted import Wanted, WantedItem, fits, grade
 
-__all__ = ["Item", "Picture", "Query", "Scene", "Shop", "Wanted", "WantedItem", "build", "differences", "fits", "grade",
-           "random_scene"]  # fmt: skip
+__all__ = [
+    "Item", "Picture", "Query", "Scene", "Shop", "Wanted", "WantedItem", "build", "differences", "fits",
+    "grade", "random_scene",
+]  # fmt: skip

@@ -227,7 +227,8 @@ def picture_map(xy: np.ndarray, pictures: Sequence[Picture], title: str = "", si
         if all(np.abs(corner - other).max() > 1.2 * size for other in taken):
             taken.append(corner)
             sheet[corner[1] : corner[1] + size, corner[0] : corner[0] + size] = _thumbnail(picture, size)
-    figure, place = _sheet(860, 560, title or f"{len(taken)} of {len(pictures)} pictures: neighbours tell, distances do not")
+    title = title or f"{len(taken)} of {len(pictures)} pictures: neighbours tell, distances do not"
+    figure, place = _sheet(860, 560, title)
     axes = place(0, 0, 860, 560)
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
     axes.axis("off")
