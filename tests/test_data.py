@@ -17,7 +17,7 @@ from test_folder import a_folder, a_picture, write
 
 from mmhelpers import data
 from mmhelpers.course.profiles import PROFILES
-from mmhelpers.data import sources
+from mmhelpers.data import schema, sources, splits
 from mmhelpers.data.folder import DataError
 from mmhelpers.data.splits import split_rows
 from mmhelpers.models import encoders
@@ -72,7 +72,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_catalogue(shop: Path) -> None:
     collection = data.load(shop)
     assert [len(collection.splits[name]) for name in data.SPLITS] == [60, 24, 30]
-    assert collection.has_specs and collection.splits["train"].column_names[:4] == list(data.SCHEMA)
+    assert collection.has_specs and collection.splits["train"].column_names[:4] == list(schema.SCHEMA)
     assert collection.splits["test"][0]["image"].size == (48, 48)
     scenes = {row["image_id"]: Scene.from_json(row["spec"]) for row in collection.splits["test"].to_list()}
     truth = collection.truth["test"]
@@ -106,7 +106,7 @@ def test_save_gathers_pictures_from_elsewhere(shop: Path, tmp_path: Path) -> Non
 def test_paths_follow_selections_and_decode_nothing(shop: Path, tmp_path: Path) -> None:
     train = data.load(shop).splits["train"]
     assert data.paths(train.select([3, 1])) == [data.paths(train)[3], data.paths(train)[1]]
-    images = data._dataset([{"image": str(tmp_path / "not_there.png")}])
+    images = schema.as_dataset([{"image": str(tmp_path / "not_there.png")}])
     assert data.paths(images) == [str(tmp_path / "not_there.png")]
 
 
@@ -141,9 +141,9 @@ def test_near_duplicates_across_splits(shop: Path, tmp_path: Path) -> None:
     assert not data.near_duplicates(splits, 0)
     copy = splits["train"][7]["image"].resize((40, 40))
     copy.save(tmp_path / "copy.png")
-    splits["test"] = data._dataset([{"image": str(tmp_path / "copy.png"), "image_id": "copy"}])
+    splits["test"] = schema.as_dataset([{"image": str(tmp_path / "copy.png"), "image_id": "copy"}])
     first = data.near_duplicates(splits)[0]
-    assert first[:4] == ("train", "train-000007", "test", "copy") and first[4] <= data.LOOKS_ALIKE
+    assert first[:4] == ("train", "train-000007", "test", "copy") and first[4] <= splits.LOOKS_ALIKE
 
 
 def test_folder_round_trip(tmp_path: Path) -> None:

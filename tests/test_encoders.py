@@ -262,31 +262,6 @@ def test_file_of_the_cache_is_reused_only_while_it_is_true(
     assert [attach(), attach()] == [4, 0]
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_too_little_room_is_said_before_the_work(
-    on_disk: bool, clip: Path, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    size = len(paths) * 3 * 96 * 96
-    model, made, resized = encoders.load(clip, device="cpu"), [], image_cache.resized
-    monkeypatch.setattr(image_cache, "resized", lambda model, name: made.append(name) or resized(model, name))
-    free = {"free": size - 1, "available": size - 1}
-    monkeypatch.setattr(image_cache.psutil, "virtual_memory", lambda: SimpleNamespace(**free))
-    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda path: SimpleNamespace(**free))
-    kind, where, remedy = MemoryError, "of memory", "give a folder to keep it in"
-    if on_disk:
-        kind, where, remedy = OSError, f"in {tmp_path}", "make room, or give a folder on another disk"
-    with pytest.raises(kind) as caught:
-        encoders.attach_image_cache(model, paths, tmp_path if on_disk else None)
-    words = f"the image cache of 8 pictures needs 0.2 MB, and only 0.2 MB {where} are free: {remedy}, or"
-    assert words in str(caught.value) and set(made) == {paths[0]} and not list(tmp_path.iterdir())
-    assert not on_disk or caught.value.errno == errno.ENOSPC
-    free.update(free=size, available=size)
-    assert len(encoders.attach_image_cache(model, paths, tmp_path if on_disk else None)) == 8
-    if on_disk:  # what is there already needs no room
-        free["free"] = 0
-        assert len(encoders.attach_image_cache(model, paths, tmp_path)) == 8
-
-
 def test_a_full_disk_leaves_nothing_behind(
     clip: Path, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +319,7 @@ def test_copies_keep_the_cache_and_saved_models_are_plain(
         assert "mmhelpers" not in (tmp_path / "after" / name).read_text()
     plain = SentenceTransformer(str(tmp_path / "after"), device="cpu")
     twin, thawed = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
-    assert twin[0].preprocess.cache is cache and twin[0].preprocess.module is twin[0]
+    assert twin[0].image_cache is cache
     for other in (plain, twin, thawed, encoders.load(tmp_path / "after", device="cpu")):
         np.testing.assert_allclose(other.encode(paths), model.encode(paths), atol=1e-5)
         assert repr(other) == repr(model)
@@ -390,7 +365,7 @@ def test_training_on_paths_through_the_cache(
     )
     trainer.train()
     assert len(reads) >= 2 * (2 if columns == "triplets" else 1) + 2, "the collator did not ask the cache"
-    assert model[0].preprocess.cache is cache
+    assert model[0].image_cache is cache
     assert not np.allclose(model.encode(texts), before)
     assert trainer.state.best_metric is not None
 

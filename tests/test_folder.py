@@ -331,7 +331,7 @@ def test_several_texts(tmp_path: Path) -> None:
     write(root, rows)
     first, second, _ = read_folder(root)
     assert first.texts == ("picture number 0", "in other words"), "each once"
-    assert second.extra["texts"] == "a plain column" and second.texts == (second.text,)
+    assert second.texts == (second.text,)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_a_chat_model_is_no_embedder(layout: Callable[[str], Path], tmp_path: Pa
 def test_a_package_that_is_missing_is_named(name: str, package: str, layout: Callable[[str], Path]) -> None:
     program = (
         f"import sys; sys.modules[{package!r}] = None\n"
-        "from mmhelpers import encoders\n"
+        "from mmhelpers.models import encoders\n"
         "try: encoders.load(sys.argv[1], device='cpu')\n"
         "except encoders.EncoderError as error: print(error)"
     )

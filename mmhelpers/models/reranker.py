@@ -206,6 +206,8 @@ class FusionReranker(InputModule):
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write config, fusion weights and the whole towers (with processor): the folder stands alone."""
+        if not safe_serialization:
+            raise ValueError("the reranker is saved as safetensors only; leave safe_serialization=True")
         self.save_config(output_path)
         save_model(self.fusion, str(Path(output_path, self.weights_file_name)))
         Path(output_path, self.tower_folder).mkdir(exist_ok=True)
