@@ -17,9 +17,9 @@ from test_folder import a_folder, a_picture, write
 
 from mmhelpers import data
 from mmhelpers.course.profiles import PROFILES
-from mmhelpers.data import schema, sources, splits
+from mmhelpers.data import schema, sources
 from mmhelpers.data.folder import DataError
-from mmhelpers.data.splits import split_rows
+from mmhelpers.data.splits import LOOKS_ALIKE, split_rows
 from mmhelpers.models import encoders
 from mmhelpers.shop.spec import Scene
 from mmhelpers.shop.wanted import Wanted, grade
@@ -143,7 +143,7 @@ def test_near_duplicates_across_splits(shop: Path, tmp_path: Path) -> None:
     copy.save(tmp_path / "copy.png")
     splits["test"] = schema.as_dataset([{"image": str(tmp_path / "copy.png"), "image_id": "copy"}])
     first = data.near_duplicates(splits)[0]
-    assert first[:4] == ("train", "train-000007", "test", "copy") and first[4] <= splits.LOOKS_ALIKE
+    assert first[:4] == ("train", "train-000007", "test", "copy") and first[4] <= LOOKS_ALIKE
 
 
 def test_folder_round_trip(tmp_path: Path) -> None:
