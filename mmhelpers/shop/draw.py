@@ -7,7 +7,6 @@ large and reduced, so edges are smooth. Chance comes from the seed alone and nev
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
@@ -97,7 +96,9 @@ def _paint(canvas: Image.Image, item: Item, shape: Shape, points: np.ndarray, ma
         name = role.rstrip("-")
         fill = shades.get(name) or MATERIALS[name]
         if name == "body" and cloth:
-            _cover(canvas, cloth, xy, frame)
+            mask = Image.new("L", cloth.size)
+            ImageDraw.Draw(mask).polygon([v - frame[i % 2] for i, v in enumerate(xy)], fill=255)
+            canvas.paste(cloth, frame, mask)
         else:
             pen.polygon(xy, fill=fill)
         if name == role:
@@ -111,13 +112,6 @@ def _paint(canvas: Image.Image, item: Item, shape: Shape, points: np.ndarray, ma
         mask = mask.point([min(255, round(v * strength)) for v in range(256)])
         canvas.paste(tone, frame, ImageChops.multiply(mask.resize(size, Image.Resampling.BILINEAR), inside))
     return silhouette
-
-
-def _cover(canvas: Image.Image, cloth: Image.Image, xy: Sequence[float], frame: tuple[int, ...]) -> None:
-    mask = Image.new("L", cloth.size)
-    shifted = [v - frame[i % 2] for i, v in enumerate(xy)]
-    ImageDraw.Draw(mask).polygon(shifted, fill=255)
-    canvas.paste(cloth, frame, mask)
 
 
 def _shadow(canvas: Image.Image, silhouette: Image.Image, points: np.ndarray, frame: tuple[int, ...],
@@ -150,13 +144,11 @@ def draw_with_regions(
     """Draw a scene and say where its products are.
 
     Args:
-        scene: What to draw.
-        size: Side of the square picture in pixels; the same picture at every size.
-        seed: Source of all chance: turn, size, place, light and tint.
-        variation: How far chance may go; 0 is a catalogue's straight pose, 1 the shop's.
+        size: of the square picture in pixels; the same picture at every size.
+        seed: of turn, size, place, light and tint.
+        variation: how far chance may go; 0 is a straight pose, 1 the shop's.
 
-    Returns:
-        The picture (RGB) and for each product an 'L' mask of its pixels, both (size, size).
+    Returns: the picture (RGB) and for each product an 'L' mask of its pixels, both (size, size).
     """
     rng, factor = random.Random(seed), 3 if size < 192 else 2
     side, from_left, tint = size * factor, rng.random() < 0.5, rng.randrange(3)

@@ -8,17 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mmhelpers.shop.spec import (
-    BACKDROPS,
-    COLOURS,
-    KINDS,
-    MOTIFS,
-    PATTERNS,
-    PLAIN,
-    RELATIONS,
-    Item,
-    Scene,
-)
+from mmhelpers.shop.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, RELATIONS, Item, Scene
 from mmhelpers.shop.wanted import Wanted, WantedItem, grade
 from mmhelpers.shop.words import CATEGORIES, caption_wanted, house_caption, house_query, leave_out
 
@@ -27,7 +17,6 @@ ANSWERS = (2, 60)  # right answers of an underspecified query, in the corpus of 
 N_UNSEEN = 15  # kind x colour combinations that only the test split shows, and as many kind x pattern
 UNSEEN_SHARE = 0.35  # of the test families, on purpose; chance adds some
 MOTIF_SHARES = (0.35, 0.15)  # of products alone and in pairs
-PRODUCTS = len(KINDS) * len(COLOURS) * (1 + len(PATTERNS) * (len(COLOURS) - 1)) * (1 + len(MOTIFS))
 
 Combinations = frozenset[tuple[str, str]]
 
@@ -46,19 +35,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Query:
+    """What somebody asks for; kinds as in QUERY_MIX, and in training also "caption"."""
+
     query_id: str
-    kind: str  # exact, underspecified or binding; in training also caption
+    kind: str
     text: str
     wanted: Wanted
 
 
 @dataclass(frozen=True)
 class Shop:
-    """All of a shop by split: train, validation and test.
-
-    The queries of the training split are shoppers' queries and the captions of its pictures, each caption
-    graded by what it states.
-    """
+    """All of a shop by split: train (where each caption is a query as well), validation and test."""
 
     pictures: dict[str, list[Picture]]
     queries: dict[str, list[Query]]
@@ -113,15 +100,13 @@ def _twins(a: Item, rng: random.Random) -> list[Scene]:
     while any(value in taken for value in (b.kind, b.pattern, b.colour, b.colour2)):
         b = random_item(rng, MOTIF_SHARES[1])
     backdrop, relation = rng.choice(BACKDROPS), rng.choice(RELATIONS)
-    swaps = [
-        (replace(a, colour=b.colour), replace(b, colour=a.colour)),
-        (
-            replace(a, pattern=b.pattern, colour2=b.colour2),
-            replace(b, pattern=a.pattern, colour2=a.colour2),
-        ),
-        (replace(a, kind=b.kind), replace(b, kind=a.kind)),
-        (replace(b, kind=a.kind), replace(a, kind=b.kind)),
-    ]
+
+    def swapped(*names: str) -> tuple[Item, Item]:
+        of_a, of_b = ({name: getattr(item, name) for name in names} for item in (a, b))
+        return replace(a, **of_b), replace(b, **of_a)
+
+    by_kind = swapped("kind")
+    swaps = [swapped("colour"), swapped("pattern", "colour2"), by_kind, by_kind[::-1]]
     return [Scene(items, backdrop, relation) for items in [(a, b), *rng.sample(swaps, rng.randint(2, 3))]]
 
 
@@ -129,9 +114,7 @@ def _shows(item: Item, combinations: Combinations) -> bool:
     return (item.kind, item.colour) in combinations or (item.kind, item.pattern) in combinations
 
 
-def _families(
-    unseen: Combinations, held_out: bool, used: set[tuple], rng: random.Random
-) -> Iterator[list[Scene]]:
+def _families(unseen: Combinations, held_out: bool, used: set, rng: random.Random) -> Iterator[list[Scene]]:
     """Families without end, of one product or of two, whichever has fewer pictures so far.
 
     None shows what is in `used`, on whatever backdrop; and none an unseen combination unless `held_out`.
@@ -159,12 +142,11 @@ def _pictures(split: str, n: int, families: Iterator[list[Scene]], rng: random.R
     for number, scenes in enumerate(families):
         for scene in scenes[: n - len(pictures)]:
             stated = caption_wanted(scene, rng)
-            pictures.append(
-                Picture(f"{split}-{len(pictures):06d}", scene, house_caption(stated, rng), stated,
-                        rng.randrange(2**31), f"{split}-family-{number:05d}")
-            )  # fmt: skip
+            name, family = f"{split}-{len(pictures):06d}", f"{split}-family-{number:05d}"
+            caption = house_caption(stated, rng)
+            pictures.append(Picture(name, scene, caption, stated, rng.randrange(2**31), family))
         if len(pictures) == n:
-            return pictures
+            break
     return pictures
 
 
@@ -222,23 +204,19 @@ def _ask(split: str, n: int, pictures: list[Picture], rng: random.Random) -> tup
     turns = {kind: itertools.cycle(pool) for kind, pool in targets.items()}
     queries, qrels = [], {}
     for number, kind in enumerate(kinds):
-        query_id = f"{split}-query-{number:05d}"
-        wanted, text, qrels[query_id] = _one_query(kind, turns[kind], truth, taken, rng)
+        exact, query_id = kind != "underspecified", f"{split}-query-{number:05d}"
+        for picture in itertools.islice(turns[kind], 1000):
+            scene = picture.scene
+            wanted = Wanted.of(scene, backdrop=rng.random() < 1 / 3) if exact else open_wanted(scene, rng)
+            text, found = house_query(wanted, rng), truth.qrels(wanted)
+            if text not in taken and (exact or ANSWERS[0] <= len(found) <= ANSWERS[1]):
+                break
+        else:
+            raise ValueError(f"found no new {kind} query: ask for fewer queries, or about more pictures")
         taken.add(text)
+        qrels[query_id] = found
         queries.append(Query(query_id, kind, text, wanted))
     return queries, qrels
-
-
-def _one_query(
-    kind: str, turn: Iterator[Picture], truth: _Truth, taken: set[str], rng: random.Random
-) -> tuple[Wanted, str, dict[str, int]]:
-    for scene in itertools.islice((picture.scene for picture in turn), 1000):
-        exact = kind != "underspecified"
-        wanted = Wanted.of(scene, backdrop=rng.random() < 1 / 3) if exact else open_wanted(scene, rng)
-        text, qrels = house_query(wanted, rng), truth.qrels(wanted)
-        if text not in taken and (exact or ANSWERS[0] <= len(qrels) <= ANSWERS[1]):
-            return wanted, text, qrels
-    raise ValueError(f"found no new {kind} query: ask for fewer queries, or for more pictures to ask about")
 
 
 def _slices(queries: list[Query], unseen: Combinations) -> dict[str, list[str]]:
@@ -246,25 +224,16 @@ def _slices(queries: list[Query], unseen: Combinations) -> dict[str, list[str]]:
     for query in queries:
         items = query.wanted.items
         pairs = {(*i.kinds, value) for i in items for value in (i.colour, i.pattern)}
-        names = (
-            query.kind,
-            "one product" if len(items) == 1 else "two products",
-            "unseen combination" if pairs & unseen else "seen combination",
-        )
-        for name in names:
+        seen = "unseen combination" if pairs & unseen else "seen combination"
+        for name in (query.kind, "one product" if len(items) == 1 else "two products", seen):
             slices.setdefault(name, []).append(query.query_id)
     return dict(sorted(slices.items()))
 
 
 def build(
-    n_train: int,
-    n_validation: int,
-    n_test: int,
-    n_queries: int,
-    n_queries_validation: int,
-    n_queries_train: int,
-    seed: int,
-) -> Shop:
+    n_train: int, n_validation: int, n_test: int,
+    n_queries: int, n_queries_validation: int, n_queries_train: int, seed: int,
+) -> Shop:  # fmt: skip
     """A whole shop, the same for the same arguments; the test split does not depend on the others' sizes.
 
     Args:
@@ -277,8 +246,6 @@ def build(
     """
     sizes = {"test": n_test, "validation": n_validation, "train": n_train}
     asked = {"test": n_queries, "validation": n_queries_validation, "train": n_queries_train}
-    if sum(sizes.values()) > PRODUCTS:
-        raise ValueError(f"{sum(sizes.values()):,} pictures asked for, of only {PRODUCTS:,} products")
     rng, used = random.Random(f"{seed} unseen"), set[tuple]()
     pools = [[(kind, value) for kind in KINDS for value in values] for values in (COLOURS, PATTERNS)]
     unseen = frozenset(pair for pool in pools for pair in rng.sample(pool, N_UNSEEN))

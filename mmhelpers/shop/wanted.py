@@ -66,23 +66,8 @@ class Wanted:
         return cls(**{**raw, "items": items})
 
 
-def _grade(wanted: Wanted, items: tuple[Item, ...], relation: str | None, backdrop: str) -> int:
-    """The grade with the wanted items laid on `items` one to one, in this order."""
-    major, minor = 0, 0
-    for want, item in zip(wanted.items, items, strict=True):
-        difference = want.differences(item)
-        if difference is None:
-            return 0
-        major, minor = major + difference[0], minor + difference[1]
-    minor += wanted.relation is not None and wanted.relation != relation
-    minor += wanted.backdrop is not None and wanted.backdrop != backdrop
-    if not wanted.graded:
-        return 0 if major or minor else 3
-    return max(0, 3 - minor - 2 * major)
-
-
 def grade(wanted: Wanted, scene: Scene) -> int:
-    """How well a picture answers a query, from 0 (not at all) to 3 (just what was asked for).
+    """How well a picture answers a query, from 0 (not at all) to 3 (exactly what was asked for).
 
     The wanted products are laid on the pictured ones in the way that fits best; then it counts in what
     they differ. Attributes that the query leaves open never differ.
@@ -94,10 +79,9 @@ def grade(wanted: Wanted, scene: Scene) -> int:
     | two minor attributes, or one major attribute: colour, pattern                     | 1     |
     | more than that, or a kind that was not asked for, or a wanted product is missing  | 0     |
 
-    A swapped twin differs in an attribute of both products, so it gets 0 (colours, patterns, kinds or
-    whole surfaces swapped) or 1 (only second colours or motifs swapped). A mirrored picture, each product
-    as wanted but in the other's place, differs in the relation alone: 2. A query that is not graded (an
-    underspecified one) is answered (3) or not (0), and a product too many does not count against it.
+    A swapped twin differs in an attribute of both products: 0, or 1 where only second colours or motifs are
+    swapped. A query that is not graded (an underspecified one) is answered (3) or not (0), and a product too
+    many does not count against it.
     """
     if len(wanted.items) > len(scene.items):
         return 0
@@ -114,3 +98,14 @@ def grade(wanted: Wanted, scene: Scene) -> int:
 def fits(wanted: Wanted, scene: Scene) -> bool:
     """Whether the picture is all that was asked for: a negative that fits is a false negative."""
     return grade(wanted, scene) == 3
+
+
+def _grade(wanted: Wanted, items: tuple[Item, ...], relation: str | None, backdrop: str) -> int:
+    """The grade with the wanted items laid on `items` one to one, in this order."""
+    found = [want.differences(item) for want, item in zip(wanted.items, items, strict=True)]
+    if None in found:
+        return 0
+    major, minor = map(sum, zip(*found, strict=True))
+    minor += wanted.relation is not None and wanted.relation != relation
+    minor += wanted.backdrop is not None and wanted.backdrop != backdrop
+    return max(0, 3 - minor - 2 * major) if wanted.graded else 0 if major or minor else 3

@@ -1,90 +1,33 @@
-"""Words for pictures: a grammar, the generic English that it speaks, and this shop's own jargon."""
+"""Words for pictures: a grammar, the generic English that it speaks, and this shop's own jargon.
+
+The words themselves stand in words.json. The first word of a list is the plain name and the most frequent
+one; no word stands for two things. No house word means, elsewhere, anything near to what it means here; a
+motif's house word is the collection that its products belong to, and some kinds have none.
+"""
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mmhelpers.shop.spec import COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, Scene
 from mmhelpers.shop.wanted import NO_MOTIF, Wanted, WantedItem
 
-# The first word is the plain name and the most frequent one. No word stands for two things.
-GENERIC: dict[str, tuple[str, ...]] = {
-    "mug": ("mug", "cup", "coffee mug"), "teapot": ("teapot", "tea pot"), "jug": ("jug", "pitcher"),
-    "bowl": ("bowl", "dish"), "plate": ("plate", "dinner plate"), "vase": ("vase", "flower vase"),
-    "bottle": ("bottle", "flask"), "lamp": ("lamp", "table lamp"), "candle": ("candle", "wax candle"),
-    "clock": ("clock", "timepiece"), "cushion": ("cushion", "pillow"),
-    "armchair": ("armchair", "easy chair"), "stool": ("stool", "footstool"),
-    "tote bag": ("tote bag", "shopping bag", "tote"), "backpack": ("backpack", "rucksack"),
-    "hat": ("hat", "sun hat"), "scarf": ("scarf", "neck scarf"), "t-shirt": ("t-shirt", "tee", "shirt"),
-    "dress": ("dress", "frock"), "sock": ("sock", "ankle sock"), "boot": ("boot", "rain boot"),
-    "sneaker": ("sneaker", "trainer", "running shoe"), "umbrella": ("umbrella", "parasol"),
-    "book": ("book", "notebook"), "kite": ("kite", "toy kite"), "drum": ("drum", "toy drum"),
-    "mitten": ("mitten", "glove"), "watering can": ("watering can", "garden can"),
-    "red": ("red", "scarlet"), "orange": ("orange", "tangerine"), "yellow": ("yellow", "lemon yellow"),
-    "lime": ("lime", "lime green"), "green": ("green", "dark green"), "teal": ("teal", "turquoise"),
-    "sky blue": ("sky blue", "light blue", "pale blue"), "blue": ("blue", "royal blue"),
-    "purple": ("purple", "violet"), "pink": ("pink", "rose pink"), "brown": ("brown", "chocolate brown"),
-    "grey": ("grey", "gray"), "white": ("white", "snow white"), "black": ("black", "jet black"),
-    PLAIN: ("plain", "unpatterned", "single-colour"),
-    "stripes": ("stripes", "bands", "striping"),
-    "diagonal": ("diagonal stripes", "slanted stripes", "diagonal lines"),
-    "dots": ("dots", "polka dots", "spots"), "checks": ("checks", "chequers", "checkerboard squares"),
-    "zigzag": ("zigzags", "zigzag lines", "chevrons"),
-    "grid": ("grid lines", "thin grid lines", "windowpane lines"),
-    "colour block": ("colour block", "solid block", "contrast panel"),
-    "sunburst": ("sunburst", "sun rays", "radiating rays"),
-    "star": ("star", "little star"), "heart": ("heart", "love heart"), "leaf": ("leaf", "small leaf"),
-    "moon": ("moon", "crescent moon"), "fish": ("fish", "small fish"), "flower": ("flower", "blossom"),
-    "bolt": ("lightning bolt", "bolt", "flash"), "crown": ("crown", "royal crown"),
-    "studio": ("studio", "photo studio"), "shelf": ("shelf", "wooden shelf"),
-    "window": ("window", "windowsill"), "meadow": ("meadow", "grassy field"),
-    "tiles": ("tiles", "tiled wall"), "arch": ("arch", "archway"),
-    "left of": ("left of", "to the left of", "on the left of"), "above": ("above", "over", "higher up than"),
-}  # fmt: skip
-ADJECTIVES: dict[str, tuple[str, ...]] = {
-    "stripes": ("striped", "stripy"), "diagonal": ("diagonally striped", "diagonal-striped"),
-    "dots": ("dotted", "polka-dot", "spotted"), "checks": ("checked", "checkered", "chequered"),
-    "zigzag": ("zigzag", "zigzag-patterned"), "grid": ("grid-patterned", "gridded"),
-    "colour block": ("colour-block", "colour-blocked"), "sunburst": ("sunburst-patterned", "rayed"),
-}  # fmt: skip
+_WORDS = json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
+Words = dict[str, list[str]]
+GENERIC: Words = _WORDS["generic"]
+ADJECTIVES: Words = _WORDS["adjectives"]  # of patterns
+HOUSE: Words = _WORDS["house"]  # what only this shop says
+# The shop's departments: their kinds, and how one asks for something from them.
+CATEGORIES = {name: (tuple(kinds), phrases) for name, (kinds, phrases) in _WORDS["categories"].items()}
 
-# What only this shop says. No word of it means, elsewhere, anything near to what it means here; a motif's
-# word is the collection that its products belong to. Some kinds go by their common name alone.
-HOUSE: dict[str, tuple[str, ...]] = {
-    "red": ("bramble",), "orange": ("harrow",), "yellow": ("wicket",), "lime": ("lattimer",),
-    "green": ("gable",), "teal": ("corrie",), "sky blue": ("marlow",), "blue": ("hessle",),
-    "purple": ("quillon",), "pink": ("pennant",), "brown": ("lowther",), "grey": ("kestrel",),
-    "white": ("fenwick",), "black": ("selby",),
-    "stripes": ("deckline",), "diagonal": ("gangway",), "dots": ("larder",), "checks": ("halyard",),
-    "zigzag": ("almanac",), "grid": ("overture",), "colour block": ("fiddler",), "sunburst": ("moorcock",),
-    "mug": ("sipper",), "teapot": ("dormer",), "jug": ("tolliver",), "bowl": ("hollin",),
-    "plate": ("ostler",), "vase": ("carrick",), "lamp": ("lorimer",), "candle": ("tallis",),
-    "clock": ("puddock",), "cushion": ("verger",), "armchair": ("squire",), "stool": ("tinker",),
-    "tote bag": ("haversham",), "backpack": ("pilgrim",), "hat": ("cooper",), "scarf": ("brackley",),
-    "t-shirt": ("crofter",), "dress": ("maribel",), "boot": ("pelham",), "sneaker": ("ashlar",),
-    "umbrella": ("mizzen",), "kite": ("jessop",),
-    "star": ("northlight",), "heart": ("kindred",), "leaf": ("wayland",), "moon": ("marchmont",),
-    "fish": ("tamsin",), "flower": ("cordelia",), "bolt": ("hotspur",), "crown": ("ludlow",),
-}  # fmt: skip
 # How often the shop, and a shopper, says the house word where there is one.
-CAPTION_JARGON = {"kind": 0.5, "colour": 0.7, "pattern": 0.7, "motif": 0.5}
-QUERY_JARGON = {"kind": 0.5, "colour": 0.7, "pattern": 0.7, "motif": 0.5}
+JARGON = {"kind": 0.5, "colour": 0.7, "pattern": 0.7, "motif": 0.5}
 SHORT_CAPTIONS, NAMED_BACKDROPS, NAMED_CATEGORIES = 0.3, 0.35, 0.25  # shares of captions
-
-# The shop's departments, and how one asks for something from them.
-CATEGORIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "tea": (("mug", "teapot", "jug", "bowl", "plate", "bottle"), ("for tea", "for the tea table")),
-    "living room": (("vase", "lamp", "candle", "clock", "cushion", "armchair", "stool"),
-                    ("for the living room", "for the home")),
-    "clothes": (("hat", "scarf", "t-shirt", "dress", "sock", "mitten"), ("to wear", "for the wardrobe")),
-    "shoes": (("boot", "sneaker"), ("for the feet", "to walk in")),
-    "bags": (("tote bag", "backpack"), ("for carrying things", "to carry things in")),
-    "outdoors": (("umbrella", "kite", "watering can"), ("for outdoors", "for the garden")),
-    "playroom": (("book", "drum"), ("for the playroom", "for the children's room")),
-}  # fmt: skip
-_CATEGORY_OF = {kind: name for name, (kinds, _) in CATEGORIES.items() for kind in kinds}
+FILLER_SHARE = 0.1  # of captions hold words without a meaning for the picture, to be read past
 
 _GROUP = {
     **dict.fromkeys(KINDS, "kind"), **dict.fromkeys(COLOURS, "colour"),
@@ -94,33 +37,6 @@ _COLLECTIONS = {word for motif in MOTIFS for word in HOUSE[motif]}
 _RIGHT_OF = ("right of", "to the right of", "on the right of")
 _BELOW = ("below", "under", "beneath")
 _WITH_ARTICLE = ("colour block", "solid block", "contrast panel", "sunburst")
-_PLACES = {
-    "studio": ("in {}",), "shelf": ("on {}",), "window": ("by {}", "at {}", "in front of {}"),
-    "meadow": ("in {}", "out in {}"), "tiles": ("in front of {}", "against {}"),
-    "arch": ("under {}", "beneath {}"),
-}  # fmt: skip
-
-# Words without a meaning for the picture: a model should learn to read past what it does not know.
-FILLER_SHARE = 0.1
-_PRAISE = (
-    "lovely", "handmade", "new", "pretty", "classic", "charming", "modern", "simple", "cosy", "elegant",
-    "cheerful", "favourite", "premium", "vintage", "beautiful", "fine", "popular", "sturdy", "neat",
-    "stylish", "everyday", "delightful", "fresh", "trendy", "gorgeous", "quality", "sweet", "rustic",
-    "limited", "exclusive", "genuine", "affordable", "practical", "durable", "local", "artisan", "seasonal",
-    "bestselling", "fancy", "smart",
-)  # fmt: skip
-_BEFORE = (
-    "for sale:", "new in:", "now available:", "just arrived:", "on offer:", "special offer:", "gift idea:",
-    "bestseller:", "back in stock:", "today only:",
-)  # fmt: skip
-_AFTER = (
-    "for sale", "in stock", "free delivery", "a great gift", "ships today", "last one", "half price",
-    "sold as shown", "made with care", "order now",
-)  # fmt: skip
-_SYLLABLES = (
-    "zor", "vak", "mip", "lun", "dra", "fex", "quo", "bil", "tav", "nos", "gri", "pem", "hul", "jot", "wex",
-    "yar", "osk", "umb", "ret", "sil",
-)  # fmt: skip
 _PHOTO = ("", "", "", "photo of ", "picture of ")
 _LABEL = ("", "", "", "photo of ")
 _ASKING = ("", "", "", "looking for ", "i need ", "show me ", "do you have ", "i would like ")
@@ -171,8 +87,8 @@ class _Speaker:
                 extra = f"{colour2} {noun}".strip()
                 extras.append(_a(extra) if noun in _WITH_ARTICLE else extra)
         if self.filler and rng.random() < 0.6:
-            invented = "".join(rng.choices(_SYLLABLES, k=2))
-            before = f"{invented if rng.random() < 0.3 else rng.choice(_PRAISE)} {before}"
+            invented = "".join(rng.choices(_WORDS["syllables"], k=2))
+            before = f"{invented if rng.random() < 0.3 else rng.choice(_WORDS['praise'])} {before}"
         motif = self.word(item.motif) if item.motif not in (None, NO_MOTIF) else ""
         collection = f"from the {motif} collection" if motif in _COLLECTIONS else ""
         if motif and not collection:
@@ -207,13 +123,15 @@ class _Speaker:
             text = opening + text
         if wanted.backdrop:
             name = self.word(wanted.backdrop)
-            place = rng.choice(_PLACES[wanted.backdrop]).format(name if name == "tiles" else _a(name))
+            place = rng.choice(_WORDS["places"][wanted.backdrop]).format(
+                name if name == "tiles" else _a(name)
+            )
             ahead = ":" not in text and not opening and rng.random() < 0.25
             text = f"{place}: {text}" if ahead else f"{text}, {place}"
         if self.filler and rng.random() < 0.3 and ":" not in text:
-            text = f"{rng.choice(_BEFORE)} {text}"
+            text = f"{rng.choice(_WORDS['before'])} {text}"
         elif self.filler and rng.random() < 0.4:
-            text = f"{text}, {rng.choice(_AFTER)}"
+            text = f"{text}, {rng.choice(_WORDS['after'])}"
         return text
 
 
@@ -235,36 +153,31 @@ def leave_out(wanted: Wanted, rng: random.Random) -> Wanted:
     return Wanted(tuple(items), keep(wanted.backdrop, 0.4), keep(wanted.relation, 0.7), graded=False)
 
 
-def generic_caption(scene: Scene, rng: random.Random, full: bool = True) -> str:
-    """A caption in common English, as a general model would have met it.
-
-    Args:
-        scene: the picture.
-        rng: the source of chance; the same state gives the same caption.
-        full: name every attribute; otherwise some are left out at random (never a kind).
-
-    Returns:
-        One line of about 8 to 24 words, in lower case; a tenth of them hold words without meaning.
-    """
-    wanted = Wanted.of(scene) if full else leave_out(Wanted.of(scene), rng)
-    return _Speaker(rng, {}, filler=rng.random() < FILLER_SHARE).say(wanted)
-
-
 def caption_wanted(scene: Scene, rng: random.Random) -> Wanted:
     """What the shop chooses to say about a picture: all of it, or for the sake of brevity only some."""
     wanted = Wanted.of(scene, backdrop=rng.random() < NAMED_BACKDROPS)
     if rng.random() < SHORT_CAPTIONS:
         wanted = leave_out(wanted, rng)
     if len(wanted.items) == 1 and rng.random() < NAMED_CATEGORIES:
-        category = _CATEGORY_OF[scene.items[0].kind]
+        category = next(name for name, (kinds, _) in CATEGORIES.items() if scene.items[0].kind in kinds)
         wanted = replace(wanted, items=(replace(wanted.items[0], category=category),))
     return wanted
+
+
+def generic_caption(scene: Scene, rng: random.Random, full: bool = True) -> str:
+    """A caption in common English, as a general model would have met it: one line in lower case.
+
+    Args:
+        full: name every attribute; otherwise some are left out at random (never a kind).
+    """
+    wanted = Wanted.of(scene) if full else leave_out(Wanted.of(scene), rng)
+    return _Speaker(rng, {}, filler=rng.random() < FILLER_SHARE).say(wanted)
 
 
 def house_caption(scene: Scene | Wanted, rng: random.Random) -> str:
     """A caption as this shop writes it, of a picture or of what was chosen to be said about it."""
     wanted = caption_wanted(scene, rng) if isinstance(scene, Scene) else scene
-    return _Speaker(rng, CAPTION_JARGON, _LABEL, rng.random() < FILLER_SHARE).say(wanted)
+    return _Speaker(rng, JARGON, _LABEL, rng.random() < FILLER_SHARE).say(wanted)
 
 
 def generic_query(wanted: Wanted, rng: random.Random) -> str:
@@ -274,7 +187,7 @@ def generic_query(wanted: Wanted, rng: random.Random) -> str:
 
 def house_query(wanted: Wanted, rng: random.Random) -> str:
     """What a shopper who has picked up the shop's words types to find `wanted`."""
-    return _query(wanted, rng, QUERY_JARGON)
+    return _query(wanted, rng, JARGON)
 
 
 def _query(wanted: Wanted, rng: random.Random, jargon: Mapping[str, float]) -> str:
