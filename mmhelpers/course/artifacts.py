@@ -30,8 +30,8 @@ MADE_BY = {
     "reranker": "04_reranker_training",
     "evaluation": "05_evaluation_and_visualisation",
     "adapter": "06_efficient_training",
-    "serving": "08_efficient_serving",
     "published": "07_real_models_and_publishing",
+    "serving": "08_efficient_serving",
 }
 MANIFEST = "manifest.json"
 
@@ -105,7 +105,7 @@ class Workspace:
             self._make(name, problem)
             if problem := self.problem(name):
                 raise ArtifactError(f"{MADE_BY[name]} ran, and {name} is still {problem}")
-        self._log(name)
+        _log(name)
         return self.path(name)
 
     def _make(self, name: str, problem: str) -> None:
@@ -119,10 +119,8 @@ class Workspace:
                 "it asks for it before it has written it"
             )
         print(f"{name} is {problem}. Running {maker} to make it.", flush=True)
-        environment = dict(
-            os.environ, MM_PROFILE=self.profile.name, MM_DATA=self.source, PYTHONIOENCODING="utf-8",
-            MM_ARTIFACTS=str(self.root.parents[1]),
-        )  # fmt: skip
+        where = {"MM_PROFILE": self.profile.name, "MM_DATA": self.source, "PYTHONIOENCODING": "utf-8"}
+        environment = os.environ | where | {"MM_ARTIFACTS": str(self.root.parents[1])}
         command = [sys.executable, "-u", "-m", "mmhelpers.course.runner", "--only", maker[:2]]
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
         said: list[str] = []
@@ -141,8 +139,7 @@ class Workspace:
         """A folder to fill, that becomes the artefact when the block ends well, and vanishes when not.
 
         Args:
-            made_by: the notebook, as in MADE_BY.
-            inputs: names of the artefacts it was made from.
+            made_by: the notebook, as in MADE_BY. inputs: names of the artefacts it was made from.
             seed, settings: of the training; JSON values. They are part of the artefact's identity.
 
         Raises:
@@ -163,7 +160,6 @@ class Workspace:
             if target.exists():
                 os.rename(target, old)
             os.rename(folder, target)
-            shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             if old.exists() and not target.exists():
                 os.rename(old, target)
@@ -171,13 +167,8 @@ class Workspace:
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self._log(name)
-
-    def _log(self, name: str) -> None:
-        """Tell a runner, if one is listening, that this notebook has read or written an artefact."""
-        if log := os.environ.get("MM_LOG"):
-            with open(log, "a", encoding="utf-8") as out:
-                out.write(f"{name}\n")
+        shutil.rmtree(old, ignore_errors=True)
+        _log(name)
 
 
 def workspace() -> Workspace:
@@ -210,3 +201,10 @@ def _described(made: dict[str, Any], folder: Path) -> dict[str, Any]:
         with open(path, "rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     return made | {"id": digest.hexdigest()[:16]}
+
+
+def _log(name: str) -> None:
+    """Tell a runner, if one is listening, that this notebook has read or written an artefact."""
+    if log := os.environ.get("MM_LOG"):
+        with open(log, "a", encoding="utf-8") as out:
+            out.write(f"{name}\n")

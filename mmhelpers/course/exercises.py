@@ -1,16 +1,7 @@
 """Checks for the exercises: they say what is wrong, and never stop a notebook.
 
 In a notebook an exercise is four cells: a stub that raises NotImplementedError, a check, a folded solution
-(tag "solution", `"jupyter": {"source_hidden": true}`) that defines the function again, and the check again:
-
-    def recall(ranked, relevant, k):
-        raise NotImplementedError("the share of relevant pictures among the first k")
-
-    recall_cases = [
-        ((["a", "b"], {"b"}, 1), 0.0, "b stands second, so it is not among the first 1"),
-        ((["a", "b"], {"b"}, 2), 1.0, "among the first 2 it is"),
-    ]
-    exercises.check("Exercise 1", recall, recall_cases)
+(tag "solution", `"jupyter": {"source_hidden": true}`) that defines the function again, and the check again.
 """
 
 from __future__ import annotations
@@ -28,17 +19,16 @@ def check(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple, An
         name: how the exercise is called in the notebook.
         answer: the function; for an exercise that asks for a value, `lambda: value`, where None and ...
             stand for "not solved yet".
-        cases: (arguments, expected, hint). `expected` is a value (floats within 1e-4, arrays elementwise),
-            or a function of the result that returns whether it is right.
+        cases: (arguments, expected, hint), as in ((["a", "b"], {"b"}, 1), 0.0, "b stands second"). `expected`
+            is a value (floats within 1e-4, arrays elementwise), or a function that says whether one is right.
     """
     for arguments, expected, hint in cases:
         call = f"{getattr(answer, '__name__', 'answer')}({', '.join(map(_short, arguments))})"
         call = "your value" if "<lambda>" in call else call
+        judge = expected if callable(expected) else lambda result, wanted=expected: _equal(result, wanted)
         try:
             result = answer(*arguments)
-            right = result is not None and (
-                bool(expected(result)) if callable(expected) else _equal(result, expected)
-            )
+            right = result is not None and bool(judge(result))
         except NotImplementedError as task:
             return print(f"{name}: not solved yet. {task} (A solution is folded below.)")
         except Exception as error:  # the learner's code: whatever it raises is for the learner to read

@@ -1,8 +1,7 @@
 """How large a run is, on what device, with which base model, on whose pictures.
 
 Three profiles (smoke, laptop, gpu) and one data source, chosen from the machine and overridden by the
-environment: MM_PROFILE, MM_DATA, MM_BASE_MODEL. Imports nothing of ours, and torch only when asked for
-the device.
+environment: MM_PROFILE, MM_DATA, MM_BASE_MODEL. Imports nothing of ours, and torch only for the device.
 """
 
 from __future__ import annotations
@@ -113,7 +112,7 @@ def repository() -> Path:
 
 
 def notebooks() -> Path:
-    """The folder of the notebooks: MM_NOTEBOOKS, the checkout's, or those installed with the package."""
+    """The folder of the notebooks: MM_NOTEBOOKS, those installed with the package, or the checkout's."""
     installed = PACKAGE / "notebooks"
     home = installed if installed.is_dir() else repository() / "notebooks"
     return Path(os.environ.get("MM_NOTEBOOKS") or home).resolve()
@@ -127,45 +126,36 @@ def downloads() -> Path:
 def active(name: str | None = None) -> Profile:
     """The profile of this run.
 
-    Args:
-        name: overrides MM_PROFILE; with neither, a machine with CUDA gets gpu, any other laptop.
-
-    Raises:
-        ProfileError: no such profile, or MM_BASE_MODEL is neither a folder nor a Hub id.
+    Args: name: overrides MM_PROFILE; with neither, a machine with CUDA gets gpu, any other laptop.
+    Raises: ProfileError: no such profile, or MM_BASE_MODEL is neither a folder nor a Hub id.
     """
     name = name or os.environ.get("MM_PROFILE") or ("gpu" if LAPTOP.device == "cuda" else "laptop")
     if name not in PROFILES:
         raise ProfileError(f"PROFILE {name!r} is unknown; choose one of {', '.join(PROFILES)}")
-    if not (base_model := os.environ.get("MM_BASE_MODEL")):
+    if not (base := os.environ.get("MM_BASE_MODEL")):
         return PROFILES[name]
-    if (folder := _found(base_model)) is not None and folder.is_dir():
+    if (folder := _found(base)) is not None and folder.is_dir():
         return replace(PROFILES[name], base_model=str(folder))
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", base_model):
-        return replace(PROFILES[name], base_model=base_model)
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", base):
+        return replace(PROFILES[name], base_model=base)
     raise ProfileError(
-        f"MM_BASE_MODEL {base_model!r} is neither a folder nor a Hub id such as openai/clip-vit-base-patch32"
+        f"MM_BASE_MODEL {base!r} is neither a folder nor a Hub id such as openai/clip-vit-large"
     )
 
 
 def data_source(value: str | None = None) -> str:
-    """Whose pictures: "shop", "hub:<id>", or the absolute path of a folder or a table.
-
-    Options may follow an id or a path, behind a question mark.
+    """Whose pictures: "shop", "hub:<id>", or the absolute path of a folder or a table, perhaps with ?options.
 
     Args:
         value: overrides MM_DATA. A relative path starts where the command was typed, or at the repository:
             a notebook's kernel runs in `notebooks/`.
 
-    Raises:
-        ProfileError: there is no such file or folder.
+    Raises: ProfileError: there is no such file or folder.
     """
     value = value or os.environ.get("MM_DATA") or SHOP
-    if value == SHOP:
-        return value
     place, mark, options = value.partition("?")
-    if place.startswith("hub:"):
-        copy = _found(place.removeprefix("hub:"))  # of a repository, on this disk
-        return value if copy is None else f"hub:{copy}{mark}{options}"
+    if value == SHOP or place.startswith("hub:"):
+        return value
     if (found := _found(place)) is None:
         raise ProfileError(
             f"DATA {value!r}: there is no such file or folder (looked from {Path.cwd()}); choose {SHOP!r}, "
@@ -182,9 +172,7 @@ def with_options(source: str) -> tuple[str, dict[str, str]]:
 
 def data_slug(source: str) -> str:
     """The source as a folder name: "shop", the folder's own name, or the id, in plain letters."""
-    name = source
-    if Path(place := source.removeprefix("hub:")).is_absolute():
-        name = ("hub " if place != source else "") + Path(place).name
+    name = Path(source).name if Path(source).is_absolute() else source
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "folder"
     return slug if len(slug) <= 60 else f"{slug[:50]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
@@ -200,8 +188,7 @@ def fingerprint(profile: Profile, source: str) -> str:
     if (base := Path(profile.base_model)).is_dir():
         parts["base_model"] = _digest(base, whole=True)
     place, parts["options"] = with_options(source)
-    local = Path(place.removeprefix("hub:"))
-    parts["data"] = _digest(local) if local.is_absolute() else place
+    parts["data"] = _digest(Path(place)) if Path(place).is_absolute() else place
     return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()[:16]
 
 

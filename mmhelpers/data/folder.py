@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
-from PIL import Image
 
-from mmhelpers.data.images import MAX_PIXELS, fingerprint, in_threads, load_picture
+from mmhelpers.data.images import fingerprint, in_threads, load_picture
 from mmhelpers.data.problems import DataError, Report
 from mmhelpers.data.tables import Entry, find_table, read_table
 
-OPTIONS = ("image", "text", "id", "bad")
+OPTIONS = ("image", "text", "bad")
 OURS = ("file_name", "image_id", "texts", "is_class")
 
 
@@ -24,11 +23,8 @@ OURS = ("file_name", "image_id", "texts", "is_class")
 class Row:
     """A picture that was checked, with its texts.
 
-    Args:
-        number: of its (first) row; path: of its picture.
-        texts: one or more, all of the same picture.
-        extra: its other columns. fingerprint, content: of the picture; equal content is equal pixels.
-        is_class: its text names a class, and so belongs to many pictures.
+    `number` is that of its (first) row, `texts` are one or more, all of the same picture, and `extra` its
+    other columns. Equal `content` is equal pixels. With `is_class` its text names a class of many pictures.
     """
 
     number: int
@@ -40,11 +36,6 @@ class Row:
     content: str
     is_class: bool = False
 
-    @property
-    def text(self) -> str:
-        """The first of its texts."""
-        return self.texts[0]
-
 
 def read_folder(
     source: Path | str, options: Mapping[str, str] | None = None, skipped: list[dict] | None = None
@@ -53,11 +44,10 @@ def read_folder(
 
     Args:
         source: a folder or a table, in any of the forms that `data/README.md` shows.
-        options: `image`, `text`, `id` name columns; `bad="skip"` leaves out rows with problems.
-        skipped: takes a dictionary (file, row, problem) for each row that is left out.
+        options: `image` and `text` name columns; `bad="skip"` leaves out rows with problems.
+        skipped: takes a dictionary (file, row, problem) for each problem of a row that is left out.
 
-    Raises:
-        DataError: with everything that is wrong, by row. No row is ever left out silently.
+    Raises: DataError with everything that is wrong, by row. No row is ever left out silently.
     """
     options, place = dict(options or {}), find_table(Path(source))
     if unknown := sorted(options.keys() - set(OPTIONS)):
@@ -65,12 +55,12 @@ def read_folder(
     if options.get("bad", "skip") != "skip":
         raise DataError(source, [f"bad={options['bad']} is unknown; there is bad=skip"])
     root = place if place.is_dir() else place.parent
-    report = Report(place, source, skip=options.get("bad") == "skip")
+    report = Report(place, source, skip="bad" in options)
     entries = read_table(place, options, report)
     n_rows = len({row for row, _ in entries} | report.bad)
-    checked = [(row, entry) for row, entry in entries if _is_good(root, row, entry, report)]
-    _check_unique(checked, report)
-    rows = _with_pictures(root, checked, report)
+    good = [(row, entry) for row, entry in entries if _is_good(root, row, entry, report)]
+    _check_unique(good, report)
+    rows = _with_pictures(root, good, report)
     report.stop_if_any(n_rows)
     if skipped is not None:
         in_order = sorted(report.found, key=lambda found: found[0])
@@ -79,7 +69,7 @@ def read_folder(
 
 
 def _with_pictures(root: Path, entries: list[Entry], report: Report) -> list[Row]:
-    paths = [root / PurePosixPath(entry["file_name"]) for _, entry in entries]
+    paths = [root / entry["file_name"] for _, entry in entries]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd tags; its size limit is above ours
         looks = list(in_threads(_look, paths, "checking pictures"))
@@ -96,7 +86,7 @@ def _with_pictures(root: Path, entries: list[Entry], report: Report) -> list[Row
 
 def _is_good(root: Path, row: int, entry: dict, report: Report) -> bool:
     """Whether the fields of a row can be used; what is wrong goes into the report."""
-    before, name = len(report.found), entry.get("file_name")
+    before, name = len(report.found), entry["file_name"]
     try:
         json.dumps(entry, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -106,11 +96,9 @@ def _is_good(root: Path, row: int, entry: dict, report: Report) -> bool:
         report.add(row, f"file_name must be the path of a picture, not {name!r}")
     elif problem := _path_problem(root, name):
         report.add(row, problem, name)
-    for text in entry["texts"]:
+    for text in entry["texts"] or [None]:
         if not _is_visible(text):
             report.add(row, f"text must say something, not {text!r}; write what the picture shows", name)
-    if not entry["texts"]:
-        report.add(row, "text must say something, and its list is empty; write what the picture shows", name)
     if not _is_visible(entry.get("image_id", "none given")):
         report.add(row, f"image_id must be a string, not {entry['image_id']!r}", name)
     return len(report.found) == before
@@ -122,25 +110,14 @@ def _is_visible(value: object) -> bool:
 
 
 def _path_problem(root: Path, name: str) -> str | None:
-    parts = PurePosixPath(name).parts
-    if "\\" in name:
-        return "file_name has a backslash; write the path with /"
-    if name.startswith("/") or PureWindowsPath(name).drive:
-        return "file_name is an absolute path; write it relative to the folder"
-    if ".." in parts:
-        return "file_name leaves the folder; put the picture inside and write its path without .."
-    path = root
+    parts, path = PurePosixPath(name).parts, root / name
+    if "\\" in name or name.startswith("/") or PureWindowsPath(name).drive or ".." in parts:
+        return "file_name must lead into the folder: write it relative to it, with / and without .."
     try:
-        for part in parts:
-            path = path / part
-            if path.is_symlink():
-                return f"{part} is a symbolic link; put the file itself into the folder"
-        if not path.exists():
+        if any(root.joinpath(*parts[: i + 1]).is_symlink() for i in range(len(parts))):
+            return "file_name is or passes a symbolic link; put the file itself into the folder"
+        if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):  # Windows has junctions
             return "the picture is missing; add it or correct file_name"
-        if not path.is_file():
-            return "file_name is not a file; name a picture"
-        if not path.resolve().is_relative_to(root.resolve()):  # Windows has junctions beside symbolic links
-            return "file_name leaves the folder; put the file itself into the folder"
     except (OSError, ValueError) as error:
         return f"file_name cannot be looked up ({error}); rename the picture"
     return None
@@ -161,8 +138,6 @@ def _look(path: Path) -> tuple[np.ndarray, str] | str:
     """Fingerprint and content of a picture, or what is wrong with it."""
     try:
         picture, _ = load_picture(path)
-    except Image.DecompressionBombError:
-        return f"the picture is gigantic, the limit is {MAX_PIXELS // 10**6} million pixels; reduce it"
     except Exception as error:  # decoders raise nearly anything for damaged files
         why = str(error).replace(repr(str(path)), "it") or type(error).__name__
         return f"the picture cannot be used ({why}); repair or replace it"

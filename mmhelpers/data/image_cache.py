@@ -11,14 +11,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers.image_utils import load_image
+
+from mmhelpers.data.images import in_threads
 
 
 class ImageCache:
@@ -32,15 +32,9 @@ class ImageCache:
 
     def __init__(self, paths: Sequence[str], array: np.ndarray, settings: dict[str, Any]) -> None:
         self._rows = {path: row for row, path in enumerate(paths)}
-        self._array = array
-        self.settings = settings
+        self._array, self.settings = array, settings
         mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
         self._scale, self._shift = settings["rescale_factor"] / std, -mean / std
-
-    @classmethod
-    def empty(cls, settings: dict[str, Any]) -> ImageCache:
-        """A cache that knows no picture."""
-        return cls([], np.empty(0, np.uint8), settings)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -77,7 +71,6 @@ def preprocessed(processor: Any, names: list[str], folder: str | Path | None) ->
         ValueError: the pictures do not come out in one size. OSError: an unreadable one, or a full disk.
     """
     first = resized(processor, names[0])
-    shape = (len(names), *first.shape)
     if folder is None:
         return np.stack(list(_rows(processor, names, first.shape)))
     stamps = [(name, (stat := os.stat(name)).st_size, stat.st_mtime_ns) for name in names]
@@ -92,14 +85,12 @@ def preprocessed(processor: Any, names: list[str], folder: str | Path | None) ->
             with partial.open("wb") as file:  # written as they come: the whole never is in memory
                 file.writelines(_rows(processor, names, first.shape))
             partial.replace(target)
-            for old in set(target.parent.glob("pixels-*.u8")) - {target}:
-                with contextlib.suppress(OSError):  # mapped elsewhere, on a system that then refuses
-                    old.unlink()
-        except BaseException as error:
+        finally:
             partial.unlink(missing_ok=True)
-            error.add_note(f"The image cache of {len(names):,} pictures was not made in {target.parent}.")
-            raise
-    return np.memmap(target, np.uint8, "r", shape=shape)
+        for old in set(target.parent.glob("pixels-*.u8")) - {target}:
+            with contextlib.suppress(OSError):  # mapped elsewhere, on a system that then refuses
+                old.unlink()
+    return np.memmap(target, np.uint8, "r", shape=(len(names), *first.shape))
 
 
 def resized(processor: Any, name: str) -> np.ndarray:
@@ -113,9 +104,8 @@ def resized(processor: Any, name: str) -> np.ndarray:
 
 
 def _rows(processor: Any, names: list[str], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        work = pool.map(lambda name: resized(processor, name), names)
-        for name, row in zip(names, tqdm(work, "Preprocessing", len(names), delay=5), strict=True):
-            if row.shape != shape or row.dtype != np.uint8:
-                raise ValueError(f"{name}: becomes {row.dtype} {row.shape}, not uint8 {shape} like others")
-            yield np.ascontiguousarray(row)
+    rows = in_threads(lambda name: resized(processor, name), names, "preprocessing pictures")
+    for name, row in zip(names, rows, strict=True):
+        if row.shape != shape or row.dtype != np.uint8:
+            raise ValueError(f"{name}: becomes {row.dtype} {row.shape}, not uint8 {shape} like others")
+        yield np.ascontiguousarray(row)

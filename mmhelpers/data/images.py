@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 MAX_PIXELS = 50_000_000  # a larger file is a mistake or a decompression bomb
 LONGEST_SIDE = 1024  # pixels; no model here looks closer
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # named ones only: EPS would start Ghostscript
 KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}  # formats that are copied as they are
 
 
@@ -30,7 +30,7 @@ def text_bar(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
     return iter(tqdm(items, what, total, ascii=True, leave=False, disable=None))
 
 
-def load_picture(path: Path | str) -> tuple[Image.Image, str | None]:
+def load_picture(file: Path | str | BinaryIO) -> tuple[Image.Image, str | None]:
     """Read a picture as the course uses it: RGB, upright, no side above LONGEST_SIDE, the first frame.
 
     What is transparent turns white; 16-bit and float greys are stretched from their own range to 0..255.
@@ -38,10 +38,10 @@ def load_picture(path: Path | str) -> tuple[Image.Image, str | None]:
     Returns: the picture, and a suffix for its file if that file is already like this, else None.
     Raises: ValueError above MAX_PIXELS; for a damaged file whatever its decoder raises.
     """
-    with Image.open(path, formats=FORMATS) as image:  # named formats only: EPS would start Ghostscript
+    with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             given = f"{image.width} x {image.height} pixels"
-            raise ValueError(f"gigantic: {given}, the limit is {MAX_PIXELS // 10**6} million")
+            raise ValueError(f"gigantic: {given}, the limit is {MAX_PIXELS // 10**6} million; reduce it")
         size = image.size
         image.draft(None, (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))  # large JPEGs: eight times as fast
         image.load()
@@ -64,19 +64,18 @@ def load_picture(path: Path | str) -> tuple[Image.Image, str | None]:
     return picture, KEPT[image.format] if as_it_is else None
 
 
-def store_picture(path: Path, target: Path) -> Path:
-    """Copy a picture to `target`, encoded anew only if `load_picture` had to change it.
+def store_picture(raw: bytes, target: Path) -> Path:
+    """Write the bytes of a picture's file, encoded anew only if `load_picture` had to change it.
 
-    Args:
-        target: without a suffix.
-    Returns: the file that was written.
+    Args: target: without a suffix. Returns: the file that was written.
     """
-    picture, suffix = load_picture(path)
+    picture, suffix = load_picture(io.BytesIO(raw))
+    lossy = raw[:2] == b"\xff\xd8" or raw[8:12] == b"WEBP"
+    file = target.with_name(target.name + (suffix or (".jpg" if lossy else ".png")))
     if suffix:
-        return Path(shutil.copyfile(path, target.with_name(target.name + suffix)))
-    lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
-    file = target.with_name(target.name + (".jpg" if lossy else ".png"))
-    picture.save(file, icc_profile=None, **({"quality": 95, "subsampling": 0} if lossy else {}))
+        file.write_bytes(raw)
+    else:
+        picture.save(file, icc_profile=None, **({"quality": 95, "subsampling": 0} if lossy else {}))
     return file
 
 
@@ -85,8 +84,7 @@ def fingerprint(picture: Image.Image) -> np.ndarray:
 
     128 bits are a difference hash: is a cell of the grey 9 x 9 thumbnail brighter than the one before it,
     the one above it (Krawetz, "Kind of like that", 2013). That is blind to colour, so 384 bits say which
-    of 8 levels the mean red, green and blue of 4 x 4 cells reach. Every cell has levels of its own, so
-    that a slight change of a large even area crosses few of them.
+    of 8 levels the mean red, green and blue of 4 x 4 cells reach, each cell with levels of its own.
     """
     grey = np.asarray(picture.convert("L").resize((9, 9), Image.Resampling.BOX), dtype=np.int16)
     across, down = np.diff(grey, axis=1)[:8] > 1, np.diff(grey, axis=0)[:, :8] > 1  # 1 is JPEG noise
@@ -96,18 +94,14 @@ def fingerprint(picture: Image.Image) -> np.ndarray:
 
 
 def close_pairs(left: np.ndarray, right: np.ndarray, max_distance: int) -> np.ndarray:
-    """Pairs of fingerprints that differ in at most `max_distance` of their bits.
+    """Pairs of fingerprints, shapes (n, 8) and (m, 8), that differ in at most `max_distance` of their bits.
 
-    Args:
-        left, right: fingerprints, uint64 of shapes (n, 8) and (m, 8).
     Returns: int64 of shape (pairs, 3): row in left, row in right, distance.
     """
-    found, words = [np.empty((0, 3), dtype=np.int64)], np.ascontiguousarray(right.T)
+    found = [np.empty((0, 3), dtype=np.int64)]
     for start in range(0, len(left), 64):
-        rows = left[start : start + 64]
-        distance = np.zeros((len(rows), len(right)), dtype=np.uint16)
-        for mine, others in zip(rows.T, words, strict=True):
-            distance += np.bitwise_count(mine[:, None] ^ others)
+        differing = left[start : start + 64, None] ^ right  # (64, m, 8): in parts, to stay small
+        distance = np.bitwise_count(differing).sum(-1, dtype=np.uint16)
         i, j = np.nonzero(distance <= max_distance)
         found.append(np.column_stack([i + start, j, distance[i, j]]))
     return np.concatenate(found)

@@ -1,11 +1,28 @@
-"""What is wrong with somebody's data, told all at once, by file and row."""
+"""What is wrong with somebody's data, told all at once, by file and row; and what the Hub's refusals mean."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from huggingface_hub import errors, get_token
 
 N_LISTED = 50
 MOST_SKIPPED = 0.1  # of the rows; where more are broken, something else is wrong
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+MEANINGS = {
+    errors.GatedRepoError: f"it is gated: ask for access on its page on the Hub, then {LOG_IN}",
+    errors.RevisionNotFoundError: "it has no such revision; write owner/name@branch, tag or commit",
+    errors.RepositoryNotFoundError: f"there is no such {{}}, or it is private; check the id, or {LOG_IN}",
+    errors.HFValidationError: "it is not an id such as owner/name",
+    401: f"the Hub refuses the token; {LOG_IN}",
+    403: f"the Hub refuses the token; {LOG_IN}",
+    429: f"the Hub asks to slow down (status 429); wait some minutes, or {LOG_IN}",
+    ConnectionError: "the Hub cannot be reached; check the network, or HF_HUB_OFFLINE",
+}
+UNREACHED = ("ConnectError", "ConnectTimeout", "ReadTimeout")  # of httpx, whichever huggingface_hub has
 
 
 class DataError(ValueError):
@@ -23,8 +40,7 @@ class Report:
     """Problems by row; row 0 is the table, or the folder, as a whole.
 
     Args:
-        place: the table, or the folder where there is none.
-        source: what was given as DATA.
+        place: the table, or the folder where there is none. source: what was given as DATA.
         skip: rows with problems are left out instead of refused.
     """
 
@@ -43,34 +59,54 @@ class Report:
     def stop_if_whole(self) -> None:
         """Raise if the table itself cannot be used: every row would only repeat the problem."""
         if 0 in self.bad:
-            raise DataError(self._folder, self._lines())
+            self._stop()
 
     def stop_if_any(self, n_rows: int) -> None:
-        """Raise with everything that was found, unless it may be skipped.
-
-        Args:
-            n_rows: of the table.
-        """
-        if not self.found:
-            return
-        few = len(self.bad) <= MOST_SKIPPED * n_rows
-        if self.skip and few and 0 not in self.bad:
+        """Raise with everything that was found in a table of `n_rows`, unless it may be skipped."""
+        few = 0 not in self.bad and len(self.bad) <= MOST_SKIPPED * n_rows
+        if self.found and not (self.skip and few):
+            refused = f"Of {n_rows:,} rows {len(self.bad):,} are broken, too many to go on without them."
+            offered = f"To go on without these rows: DATA='{self.source}?bad=skip'" if few else ""
+            self._stop(refused if self.skip else offered)
+        if self.found:
             print(f"{len(self.bad):,} of {n_rows:,} rows cannot be used and are left out.", flush=True)
-            return
-        advice = ""
-        if self.skip:
-            advice = f"Of {n_rows:,} rows {len(self.bad):,} are broken, too many to go on without them."
-        elif few and 0 not in self.bad:
-            advice = f"To go on without these rows: DATA='{self.source}?bad=skip'"
-        raise DataError(self._folder, self._lines(), advice)
 
-    @property
-    def _folder(self) -> Path:
-        return self.place if self.place.is_dir() else self.place.parent
-
-    def _lines(self) -> list[str]:
+    def _stop(self, advice: str = "") -> None:
         lines = []
         for row, name, what in sorted(self.found, key=lambda found: found[0]):
             where = [self.place.name, *([f"row {row}"] if row else []), *([f"({name})"] if name else [])]
             lines.append(f"{' '.join(where)}: {what}")
-        return lines
+        raise DataError(self.place if self.place.is_dir() else self.place.parent, lines, advice)
+
+
+def refusal(error: BaseException, what: str) -> str | None:
+    """What an error means and what to do, where the Hub refuses or does not answer; None for any other error.
+
+    Args:
+        error: as a library raised it; what it was raised from counts too.
+        what: was asked for, "data set" or "model".
+    """
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    for kind, meaning in MEANINGS.items():
+        if kind == status or (isinstance(kind, type) and isinstance(error, kind)):
+            return meaning.format(what)
+    if "is a gated dataset" in str(error):
+        return MEANINGS[errors.GatedRepoError]
+    if type(error).__name__ in UNREACHED:
+        return MEANINGS[ConnectionError]
+    return refusal(error.__cause__, what) if error.__cause__ else None
+
+
+@contextmanager
+def as_data_error(place: str) -> Iterator[None]:
+    """Turn errors of the libraries into a DataError that says what to do, and never shows a token."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), "")
+        for secret in filter(None, [get_token(), *re.findall(r"hf_\w{8,}", said)]):
+            said = said.replace(secret, "hf_...")
+        what = refusal(error, "data set") or f"{type(error).__name__}: {said}"
+        raise DataError(place, [what]) from None  # the chain might show a request's headers

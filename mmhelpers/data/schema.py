@@ -60,11 +60,9 @@ class Retrieval:
 class Collection:
     """Pictures with text and their truth.
 
-    Args:
-        splits: train, validation, test with the columns image (a reference to a file), image_id, text,
-            spec ("" where the structured truth is unknown), and what else the source knows of a row.
-        truth: by split, each over the pictures of its own split. That of training holds every caption as
-            a query as well.
+    `splits` are train, validation and test, with the columns image (a reference to a file), image_id, text,
+    spec ("" where the structured truth is unknown), and what else the source knows of a row. `truth` is by
+    split, each over its own pictures; that of training holds every caption as a query as well.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from datasets import DatasetDict
 
 from mmhelpers.course.profiles import SHOP, Profile, downloads, with_options
@@ -22,7 +23,7 @@ from mmhelpers.shop import stock
 from mmhelpers.shop.draw import draw
 from mmhelpers.shop.spec import Scene
 
-PER_CLASS = 100  # pictures of a class whose label is a training query: each is answered by all of the class
+PER_CLASS = 100  # training queries of one class: each is answered by all pictures of the class
 
 
 def open_source(source: str, profile: Profile, folder: Path) -> Collection:
@@ -73,46 +74,36 @@ def _draw(job: tuple[str, int, int, str]) -> None:
 
 
 def from_folder(
-    source: Path | str,
-    profile: Profile,
-    folder: Path,
-    options: Mapping[str, str] | None = None,
-    name: str | None = None,
-) -> Collection:
+    source: Path | str, profile: Profile, folder: Path,
+    options: Mapping[str, str] | None = None, name: str | None = None,
+) -> Collection:  # fmt: skip
     """Take over a folder of pictures with their texts (data/README.md); the pictures go to `folder/images`.
 
     Pictures with equal texts, or that are equal or look alike, stay in one split. Every text is a query of
     its split, answered by its own picture and by those with the same text or the same pixels. The profile's
-    sizes are limits; where rows are more, chance decides which stay (the seed repeats it). Rows that
-    `bad=skip` leaves out are listed in `folder/skipped.csv`.
+    sizes are limits; where rows are more, the seed decides which stay. `folder/skipped.csv` lists the rows
+    that `bad=skip` leaves out.
 
     Args:
-        source, options: as in `folder.read_folder`.
-        name: of the collection, else the folder's.
+        source, options: as in `folder.read_folder`. name: of the collection, else the folder's.
 
-    Raises:
-        DataError: with all that is wrong; nothing has been written then.
+    Raises: DataError with all that is wrong; nothing has been written then.
     """
     skipped: list[dict] = []
     rows = read_folder(source, options, skipped)
     parts = split_rows(rows, profile, Path(source))
     taken = [row for split in SPLITS for row in parts[split]]
     images = images_folder(folder)
-    jobs = [(row.path, images / f"{row.number:06d}") for row in taken]
-    stored = list(in_threads(lambda job: str(store_picture(*job)), jobs, "copying pictures"))
-    files = {row.path: file for row, file in zip(taken, stored, strict=True)}
-    splits = DatasetDict()
-    for split in SPLITS:
-        splits[split] = as_dataset(
-            row.extra | {"image": files[row.path], "image_id": row.image_id, "text": row.text}
-            for row in parts[split]
-        )
+
+    def stored(row: Row) -> dict[str, str]:
+        file = store_picture(row.path.read_bytes(), images / f"{row.number:06d}")
+        return row.extra | {"image": str(file), "image_id": row.image_id, "text": row.texts[0]}
+
+    found = in_threads(stored, taken, "copying pictures")
+    splits = DatasetDict({split: as_dataset(itertools.islice(found, len(parts[split]))) for split in SPLITS})
     truth = {split: _pair_truth(parts[split], corpus_of(splits[split]), split) for split in SPLITS}
     if skipped:
-        with open(Path(folder) / "skipped.csv", "w", newline="", encoding="utf-8") as out:
-            writer = csv.DictWriter(out, ("file", "row", "problem"))
-            writer.writeheader()
-            writer.writerows(skipped)
+        pd.DataFrame(skipped).to_csv(Path(folder) / "skipped.csv", index=False)
     licences = {row.extra.get(key, "") for row in taken for key in ("licence", "license")} - {""}
     counts = ", ".join(f"{len(parts[split]):,} {split}" for split in SPLITS)
     print(f"{len(rows):,} pictures: {counts}; {len(rows) - len(taken):,} more than the profile takes.")

@@ -31,15 +31,12 @@ def split_rows(rows: Sequence[Row], profile: Profile, source: Path) -> dict[str,
     n, needed = len(rows), MIN_ROWS[profile.name]
     if n < needed:
         raise DataError(source, [f"it has {n} rows, the profile {profile.name} needs {needed}; add some"])
-    room = {
-        "test": min(profile.n_test, max(n // 10, min(150, n // 4))),
-        "validation": min(profile.n_validation, max(n // 10, min(100, n // 6))),
-        "train": profile.n_train,
-    }
+    n_test = min(profile.n_test, max(n // 10, min(150, n // 4)))
+    n_validation = min(profile.n_validation, max(n // 10, min(100, n // 6)))
+    room = {"test": n_test, "validation": n_validation, "train": profile.n_train}
 
     def chance(group: list[int]) -> bytes:
-        first = min(rows[i].image_id for i in group)
-        return hashlib.sha256(f"{profile.seed} {first}".encode()).digest()
+        return hashlib.sha256(f"{profile.seed} {min(rows[i].image_id for i in group)}".encode()).digest()
 
     groups = sorted(_groups(rows), key=chance)
     parts: dict[str, list[int]] = {split: [] for split in SPLITS}
@@ -60,11 +57,9 @@ def near_duplicates(
     Args:
         splits: name -> dataset with the columns image and image_id.
         max_distance: bits of 512 (`images.fingerprint`). Copies in another size and quality differ in about
-            4, seldom in more than 10. The shop's splits share no scene, only look: within 10 there are but
-            variants of a family, and from about 15 on pictures that have little but the backdrop in common.
+            4, seldom in more than 10; from about 15 on, pictures have little but a backdrop in common.
 
-    Returns:
-        The closest first.
+    Returns: the closest first.
     """
     marks = {}
     for name, split in splits.items():

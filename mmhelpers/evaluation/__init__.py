@@ -3,9 +3,9 @@
 from mmhelpers.course.stages import STAGES
 from mmhelpers.evaluation.metrics import METRICS, PairedResult, Run, interval, paired_test, per_query, ranked
 from mmhelpers.evaluation.scoreboard import COLUMNS, Scoreboard, results_table, text_table
-from mmhelpers.evaluation.search import evaluator, rerank, search, transposed
+from mmhelpers.evaluation.search import rerank, search
 
 __all__ = [
-    "COLUMNS", "METRICS", "STAGES", "PairedResult", "Run", "Scoreboard", "evaluator", "interval",
-    "paired_test", "per_query", "ranked", "rerank", "results_table", "search", "text_table", "transposed",
+    "COLUMNS", "METRICS", "STAGES", "PairedResult", "Run", "Scoreboard", "interval", "paired_test",
+    "per_query", "ranked", "rerank", "results_table", "search", "text_table",
 ]  # fmt: skip

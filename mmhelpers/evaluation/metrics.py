@@ -19,8 +19,9 @@ import pandas as pd
 Run = dict[str, dict[str, float]]
 
 METRICS = ("recall@1", "recall@5", "recall@10", "mrr@10", "ndcg@10")
-_NAMES = {"recall": ir_measures.R, "accuracy": ir_measures.Success, "mrr": ir_measures.RR}
-_NAMES |= {"ndcg": ir_measures.nDCG}
+_KINDS = {
+    "recall": ir_measures.R, "accuracy": ir_measures.Success, "mrr": ir_measures.RR, "ndcg": ir_measures.nDCG
+}  # fmt: skip
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:
@@ -33,8 +34,7 @@ def per_query(
 ) -> pd.DataFrame:
     """Metrics of each query.
 
-    Args:
-        metrics: names `recall@k` (R@k), `accuracy@k` (Success@k), `mrr@k` (RR@k), `ndcg@k` (nDCG@k).
+    Args: metrics: names `recall@k` (R@k), `accuracy@k` (Success@k), `mrr@k` (RR@k), `ndcg@k` (nDCG@k).
 
     Returns:
         One row a query of `qrels` (index: query id), one float column a metric. A query that the run lacks
@@ -50,13 +50,9 @@ def per_query(
     best = {query: max(grades.values(), default=0) for query, grades in qrels.items()}
     if empty := [query for query, grade in best.items() if grade <= 0]:
         raise ValueError(f"query {empty[0]!r} has no relevant document: leave it out of the qrels")
-    right = {
-        query: {document: 1 for document, grade in grades.items() if grade == best[query]}
-        for query, grades in qrels.items()
-    }
+    right = {q: {d: 1 for d, grade in grades.items() if grade == best[q]} for q, grades in qrels.items()}
     # Ranks instead of scores: no provider of ir-measures sees a tie, so one rule holds for every metric.
-    ranks = {query: dict(zip(ranked(found), range(0, -len(found), -1), strict=True))
-             for query, found in run.items()}  # fmt: skip
+    ranks = {query: {d: -rank for rank, d in enumerate(ranked(found))} for query, found in run.items()}
     values = pd.DataFrame(0.0, index=pd.Index(qrels, name="query"), columns=list(metrics))
     for truth, graded in ((qrels, True), (right, False)):
         names = {measure: name for name, measure in parsed.items() if name.startswith("ndcg") == graded}
@@ -67,11 +63,9 @@ def per_query(
 
 def _parsed(metric: str) -> ir_measures.Measure:
     kind, _, k = metric.partition("@")
-    if kind not in _NAMES or not k.isdigit() or int(k) < 1:
-        raise ValueError(
-            f"metric {metric!r} is unknown; use {', '.join(_NAMES)} with a cutoff, as in ndcg@10"
-        )
-    return _NAMES[kind] @ int(k)
+    if kind not in _KINDS or not k.isdigit() or int(k) < 1:
+        raise ValueError(f"metric {metric!r} is unknown; use {', '.join(_KINDS)} with a cutoff: ndcg@10")
+    return _KINDS[kind] @ int(k)
 
 
 @dataclass(frozen=True)
@@ -99,11 +93,9 @@ def interval(
 ) -> tuple[float, float, float]:
     """Mean over queries with its percentile bootstrap interval (Efron and Tibshirani 1993, ch. 13).
 
-    It says how much the mean would move with other queries of the same sort, not with another
-    training seed.
+    It says how much the mean would move with other queries of the same sort, not with another training seed.
 
-    Returns:
-        (mean, low, high); the same seed draws the same resamples, whatever the values.
+    Returns: (mean, low, high); the same seed draws the same resamples, whatever the values.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values):
@@ -115,21 +107,17 @@ def interval(
 
 
 def paired_test(a: Sequence[float], b: Sequence[float], seed: int = 0, n: int = 10_000) -> PairedResult:
-    """Compare two systems on the same queries: is b better than a?
-
-    Args:
-        a, b: one value a query, in the same order (two columns of `per_query` frames).
+    """Compare two systems on the same queries, one value each in the same order: is b better than a?
 
     Returns:
-        Mean of b - a with its bootstrap interval, and the two-sided p-value of the sign-flip
-        randomisation test (Smucker, Allan and Carterette 2007), (extreme + 1) / (n + 1).
+        Mean of b - a with its bootstrap interval, and the two-sided p-value of the sign-flip randomisation
+        test (Smucker, Allan and Carterette 2007), (extreme + 1) / (n + 1).
     """
     if isinstance(a, pd.Series) and isinstance(b, pd.Series) and not a.index.equals(b.index):
         raise ValueError("a paired test needs the same queries in the same order on both sides")
     delta = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
-    rng = np.random.default_rng(seed)
+    rng, extreme = np.random.default_rng(seed), 0
     observed = abs(delta.sum()) - 1e-9  # a flip that gives the same sum counts, whatever its rounding
-    extreme = 0
     for start in range(0, n, 500):
         signs = rng.choice([-1.0, 1.0], (min(500, n - start), len(delta)))
         extreme += int((np.abs(signs @ delta) >= observed).sum())

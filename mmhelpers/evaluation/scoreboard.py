@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("stage", "split", "slice", "metric", "value", "low", "high", "n_queries", "train_seconds", "seed")
 _KEPT_ANSWERS = 10  # answers a query that the scoreboard remembers for the galleries
-_REMAKE = "delete the file and run notebooks 02 to 05 again"
 
 
 class Scoreboard:
@@ -34,11 +33,7 @@ class Scoreboard:
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows, in the order of the stages; none where nothing was measured yet."""
-        rows = _read(self.path, list)
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or set(row) != set(COLUMNS) or row["stage"] not in STAGES:
-                raise ValueError(f"{self.path}, row {number}: not a scoreboard row; {_REMAKE}")
-        return rows
+        return _read(self.path, [])
 
     def frame(self) -> pd.DataFrame:
         """The rows as a table, with stages as an ordered category."""
@@ -46,10 +41,9 @@ class Scoreboard:
 
     def per_query(self, stage: str, split: str = "test") -> pd.DataFrame:
         """Each query's metrics at a stage, index query id; column `top` lists its first ten answers."""
-        stored = _read(self.details, dict).get(split, {})
+        stored = _read(self.details, {}).get(split, {})
         if stage not in stored:
-            there = ", ".join(stored) or "none"
-            raise KeyError(f"{self.details} has no {stage!r} on {split}; it has {there}")
+            raise KeyError(f"{self.details} has no {stage!r} on {split}; it has {', '.join(stored)}")
         return pd.DataFrame(stored[stage]).set_index("query")
 
     def add(
@@ -66,26 +60,25 @@ class Scoreboard:
         """
         if stage not in STAGES:
             raise ValueError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}, or register it")
-        others = [row for row in self.rows() if (row["stage"], row["split"]) != (stage, split)]
-        values = per_query(run, retrieval.qrels)
-        new = []
+        values, new = per_query(run, retrieval.qrels), []
         for name, queries in {"all": list(values.index), **retrieval.slices}.items():
             for metric in METRICS if len(queries) else ():
                 numbers = [round(number, 6) for number in interval(values.loc[queries, metric], seed)]
                 time = round(float(train_seconds), 1)
                 cells = (stage, split, name, metric, *numbers, len(queries), time, seed)
                 new.append(dict(zip(COLUMNS, cells, strict=True)))
-        stored = _read(self.details, dict)
+        stored = _read(self.details, {})
         columns = {metric: values[metric].round(6).tolist() for metric in METRICS}
         top = [ranked(run.get(query, {}))[:_KEPT_ANSWERS] for query in values.index]
         stored.setdefault(split, {})[stage] = {"query": values.index.tolist(), **columns, "top": top}
+        others = [row for row in self.rows() if (row["stage"], row["split"]) != (stage, split)]
         self._write(others + new, stored)
         whole = pd.DataFrame([row for row in new if row["slice"] == "all"])
         return whole.set_index("metric")[["value", "low", "high", "n_queries"]]
 
     def remove(self, stage: str) -> None:
         """Forget a stage that the present model does not have; an earlier model may have left it."""
-        stored = _read(self.details, dict)
+        stored = _read(self.details, {})
         for stages in stored.values():
             stages.pop(stage, None)
         self._write([row for row in self.rows() if row["stage"] != stage], stored)
@@ -100,9 +93,8 @@ class Scoreboard:
 def results_table(
     rows: Iterable[Mapping[str, Any]],
     stages: Sequence[str] = ("zero-shot", "finetuned", "hard-negatives", "reranked"),
-    metrics: Sequence[str] = ("recall@1", "mrr@10", "ndcg@10"),
-    split: str = "test",
-) -> str:
+    metrics: Sequence[str] = ("recall@1", "mrr@10", "ndcg@10"), split: str = "test",
+) -> str:  # fmt: skip
     """Markdown table: a line a stage, each value with its 95 % interval."""
     lines = [f"| stage | {' | '.join(metrics)} |", "|---" + "|---:" * len(metrics) + "|"]
     frame = _frame(rows).query("split == @split and slice == 'all' and stage in @stages")
@@ -134,13 +126,8 @@ def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.assign(stage=pd.Categorical(frame["stage"], list(STAGES), ordered=True))
 
 
-def _read(path: Path, kind: type) -> Any:
-    if not path.exists():
-        return kind()
+def _read(path: Path, empty: Any) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {_REMAKE}") from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a {kind.__name__}; {_REMAKE}")
-    return content
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, run notebooks 02 to 05 again") from error

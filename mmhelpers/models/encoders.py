@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from huggingface_hub import model_info, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import is_sentence_transformer_model
 from transformers import PreTrainedConfig, Siglip2Tokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # older tops want torchvision
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
 
 from mmhelpers.data import image_cache
-from mmhelpers.data.hub_errors import refusal
+from mmhelpers.data.problems import refusal
 from mmhelpers.data.image_cache import ImageCache
 
 # What the library takes for a picture.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
 PIXELS = 512 * 512  # of a picture at most, for models that would take more: 256 tokens of Qwen3-VL
+logging.disable_progress_bar()  # "Loading weights": a second long, and kept in the output of a notebook
 
 
 class EncoderError(ValueError):
@@ -54,51 +51,26 @@ def load(
     Raises:
         EncoderError: no such folder or id, no network, no safetensors, needs own code, or not such a model.
     """
-    keep_freed_memory()
-    name, revision, offline = _locate(str(name_or_path))
-    where = {"revision": revision, "local_files_only": offline}
+    name, pin = str(name_or_path), ""
+    if not os.path.isdir(name):
+        name, _, pin = name.partition("@")
+    where = {"revision": pin or None}
     try:
         config = PreTrainedConfig.get_config_dict(name, **where)[0]
         one_tower = "image_token_id" in config and is_sentence_transformer_model(name, **where)
-        with _quiet_progress():
-            model = SentenceTransformer(
-                name, **where, device=device, trust_remote_code=False, similarity_fn_name="cosine",
-                model_kwargs={"dtype": dtype or torch.float32, "use_safetensors": True},
-                processor_kwargs={} if one_tower else {"backend": "pil"},  # videos know no other
-            )  # fmt: skip
+        model = SentenceTransformer(
+            name, **where, device=device, trust_remote_code=False, similarity_fn_name="cosine",
+            model_kwargs={"dtype": dtype or torch.float32, "use_safetensors": True},
+            processor_kwargs={} if one_tower else {"backend": "pil"},  # videos know no other
+        )  # fmt: skip
     except Exception as error:
-        needs_code = "trust_remote_code" in str(error) and "it needs code of its own, which is never run"
-        why = needs_code or refusal(error, "model") or error
-        raise EncoderError(f"{name_or_path}: cannot be loaded as a text-image encoder: {why}") from error
-    towers = one_tower or getattr(model[0], "module_output_name", None) == "sentence_embedding"
-    if not {"text", "image"} <= set(model.modalities) or not towers or "text_config" not in config:
-        raise EncoderError(
-            f"{name_or_path}: {type(model.transformers_model).__name__} is not a dual encoder of texts and "
-            "pictures, nor was it made an embedder of both; choose a CLIP or SigLIP model, for example "
-            "openai/clip-vit-base-patch16"
-        )
+        raise EncoderError(f"{name_or_path}: cannot be loaded: {_why_not(error)}") from error
+    _check_kind(model, config, one_tower, name)
     if one_tower:
         _limit_pixels(model[0], name, where)
     _close_text_traps(model[0], name, where)
     model[0].__class__ = _CachedTransformer
     return model
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, on Linux; elsewhere nothing happens.
-
-    PyTorch's tensors on a CPU come from malloc. glibc gives large blocks back to the system once they are
-    free, and the system has to clear every page of the next one: a hundred megabytes and more in each step
-    of a training. Kept, a step of clip-mini takes 6 to 24 % less time, one of the reranker a third less.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:  # musl, for one, has none
-        return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of malloc.h
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 64 << 20)
-    if not mallopt(mmap_threshold, 1 << 30):
-        mallopt(mmap_threshold, 32 << 20)  # an old glibc takes no more
 
 
 def truncated_texts(model: SentenceTransformer, texts: Sequence[str]) -> int:
@@ -129,9 +101,10 @@ def attach_image_cache(
         FileNotFoundError: files are missing; the message names them. OSError: unreadable picture.
     """
     processor = model.processor.image_processor
+    settings = processor.to_dict()
     if isinstance(paths, ImageCache):
         cache = paths
-        if cache.settings != processor.to_dict():
+        if cache.settings != settings:
             raise EncoderError("this cache was made for another image processor; give the paths instead")
     else:
         names = list(dict.fromkeys(os.path.abspath(path) for path in paths))
@@ -140,11 +113,11 @@ def attach_image_cache(
             raise FileNotFoundError(f"{len(missing)} of {len(names)} pictures are missing: {missing[:20]}")
         example = Transformer.preprocess(model[0], names[:1])["pixel_values"][0]
         if image_cache.serves(processor, names[0], example):
-            cache = ImageCache(names, image_cache.preprocessed(processor, names, folder), processor.to_dict())
+            cache = ImageCache(names, image_cache.preprocessed(processor, names, folder), settings)
         else:
             kind = type(processor).__name__
             print(f"No image cache: {kind} does more than resize, crop, rescale and normalise.")
-            cache = ImageCache.empty(processor.to_dict())
+            cache = ImageCache([], np.empty(0, np.uint8), settings)
     model[0].__class__, model[0].image_cache = _CachedTransformer, cache
     return cache
 
@@ -200,13 +173,28 @@ def _new_module() -> _CachedTransformer:
 
 def _names_no_file(item: object) -> bool:
     """Whether `item` reads as the path of a picture that is not there; a sentence ending in one does not."""
-    return (
-        isinstance(item, str)
-        and item.lower().endswith(IMAGE_SUFFIXES)
-        and (os.path.isabs(item) or not any(character.isspace() for character in item))
-        and "://" not in item
-        and not os.path.isfile(item)
-    )
+    if not isinstance(item, str) or not item.lower().endswith(IMAGE_SUFFIXES) or "://" in item:
+        return False
+    return (os.path.isabs(item) or len(item.split()) == 1) and not os.path.isfile(item)
+
+
+def _why_not(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which is never run"
+    if "safetensors" in str(error):
+        advice = "without *.safetensors, and other weight files are not loaded; a conversion often waits as"
+        return f"{advice} a pull request on the Hub: then load owner/name@refs/pr/<its number>"
+    return refusal(error, "model") or f"neither a folder with a model nor one that the Hub gives: {error}"
+
+
+def _check_kind(model: SentenceTransformer, config: dict[str, Any], one_tower: bool, name: str) -> None:
+    towers = one_tower or getattr(model[0], "module_output_name", None) == "sentence_embedding"
+    if not {"text", "image"} <= set(model.modalities) or not towers or "text_config" not in config:
+        raise EncoderError(
+            f"{name}: {type(model.transformers_model).__name__} is not a dual encoder of texts and pictures, "
+            "nor was it made an embedder of both; choose a CLIP or SigLIP model, for example "
+            "openai/clip-vit-base-patch16"
+        )
 
 
 def _limit_pixels(module: Transformer, name: str, where: dict[str, Any]) -> None:
@@ -227,38 +215,3 @@ def _close_text_traps(module: Transformer, name: str, where: dict[str, Any]) -> 
         module.processing_kwargs["text"] = {
             "padding": "max_length", "max_length": limit, "truncation": True, "return_attention_mask": False
         }  # fmt: skip
-
-
-def _locate(name: str) -> tuple[str, str | None, bool]:
-    """Folder or Hub id, its revision, whether only local files can be had; raises before anything loads."""
-    if os.path.isdir(name):
-        if not any(Path(name).rglob("*.safetensors")):
-            raise EncoderError(f"{name}: a folder without *.safetensors; other weight files are not loaded")
-        return name, None, False
-    repository, _, pin = name.partition("@")
-    revision = pin or None
-    try:
-        files = model_info(repository, revision=revision, timeout=15).siblings
-    except Exception as error:  # no network, or a server in trouble: what was downloaded before still serves
-        unknown = isinstance(error, (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError))
-        if not unknown and isinstance(try_to_load_from_cache(repository, "config.json", None, revision), str):
-            return repository, revision, True
-        why = refusal(error, "model") or f"the Hub cannot be asked for it ({error})"
-        raise EncoderError(f"{name}: neither a folder nor a model that the Hub gives: {why}") from error
-    if not any(file.rfilename.endswith(".safetensors") for file in files):
-        raise EncoderError(
-            f"{name}: without *.safetensors, and other weight files are not loaded; a conversion often waits "
-            f"as a pull request on the Hub: then load {repository}@refs/pr/<its number>"
-        )
-    return repository, revision, False
-
-
-@contextlib.contextmanager
-def _quiet_progress() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

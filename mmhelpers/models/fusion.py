@@ -14,10 +14,8 @@ class Fusion(nn.Module):
     the patches that are like the text.
 
     Args:
-        dim: Of the shared space.
-        patches: Of a picture.
-        slots: How many things of a text can be looked for at once.
-        width: Of the last layers.
+        dim: of the shared space. patches: of a picture. width: of the last layers.
+        slots: how many things of a text can be looked for at once.
     """
 
     def __init__(self, dim: int, patches: int, slots: int, width: int) -> None:
@@ -44,9 +42,8 @@ class Fusion(nn.Module):
         of_text, dtype = features["text_index"], self.bias.dtype
         # Each text fills its slots: from its embedding, and from the tokens that a slot seeks.
         text, tokens = features["text_vectors"].to(dtype), features["text_states"].to(dtype) * self.unit
-        sought = (self.seek @ self.key(tokens).mT).masked_fill(
-            ~features["text_mask"].unsqueeze(1), -torch.inf
-        )
+        padding = ~features["text_mask"].unsqueeze(1)
+        sought = (self.seek @ self.key(tokens).mT).masked_fill(padding, -torch.inf)
         slots = self.start(text * self.unit).unflatten(1, (self.slots, -1))
         slots = nn.functional.normalize(slots + sought.softmax(-1) @ self.value(tokens), dim=-1)[of_text]
         # Each slot looks at the patches of the picture.

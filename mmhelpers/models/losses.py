@@ -20,9 +20,8 @@ class SigmoidLoss(nn.Module):
 
         loss = -1 / batch * sum of log sigmoid(y * z) over all pairs.
 
-    Scale (as its logarithm t', so that it stays positive) and bias are learned along with the model. The
-    trainer's learning rate, fit for pretrained weights, hardly moves them: give them their own with
-    `learning_rate_mapping={"logit_": 1e-2}`.
+    Scale (as its logarithm, so that it stays positive) and bias are learned along with the model. The
+    trainer's learning rate hardly moves them: give them theirs, `learning_rate_mapping={"logit_": 1e-2}`.
 
     Args:
         model: gives texts and pictures embeddings of one size; they are normalised here.
@@ -31,12 +30,9 @@ class SigmoidLoss(nn.Module):
             for a pretrained SigLIP, whose cosines were made for it.
         bias: likewise, `logit_bias`. It is far below zero because nearly all pairs are negatives.
 
-    Inputs:
-        Columns (anchor, positive) or (anchor, positive, negative_1, ..., negative_n), without labels. The
-        positives of other rows, and the negatives of all rows, are negatives of an anchor. So a picture that
-        stands in the batch twice is a positive and a negative of the same texts: use
-        `BatchSamplers.NO_DUPLICATES`. No softmax couples the pairs, so larger batches matter less than for
-        `MultipleNegativesRankingLoss`.
+    Inputs: columns (anchor, positive) or (anchor, positive, negative_1, ..., negative_n), without labels. The
+    positives of other rows, and the negatives of all rows, are negatives of an anchor; so use
+    `BatchSamplers.NO_DUPLICATES`, or a picture can be a positive and a negative of the same text.
 
     Raises:
         ValueError: the model has no scale or bias of its own; a batch has less than two columns.
@@ -47,8 +43,13 @@ class SigmoidLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.logit_scale = self._own("logit_scale") if scale is None else _parameter(math.log(scale))
-        self.logit_bias = self._own("logit_bias") if bias is None else _parameter(bias)
+        given = {"logit_scale": None if scale is None else math.log(scale), "logit_bias": bias}
+        for name, value in given.items():
+            own = getattr(model.transformers_model, name, None)
+            if value is None and not isinstance(own, nn.Parameter):
+                kind = type(model.transformers_model).__name__
+                raise ValueError(f"{kind} has no {name} of its own; give a number instead")
+            setattr(self, name, own if value is None else nn.Parameter(torch.tensor(float(value))))
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         embeddings = [self.model(features)["sentence_embedding"] for features in sentence_features]
@@ -67,15 +68,3 @@ class SigmoidLoss(nn.Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         return {"scale": self.logit_scale.exp().item(), "bias": self.logit_bias.item()}
-
-    def _own(self, name: str) -> nn.Parameter:
-        """The model's own learned scale or bias; sharing the parameter keeps what is saved up to date."""
-        encoder = self.model.transformers_model
-        found = getattr(encoder, name, None)
-        if not isinstance(found, nn.Parameter):
-            raise ValueError(f"{type(encoder).__name__} has no {name} of its own; give a number instead")
-        return found
-
-
-def _parameter(value: float) -> nn.Parameter:
-    return nn.Parameter(torch.tensor(float(value)))

@@ -7,31 +7,34 @@ computed once per text and per picture and kept; scoring a pair then costs one s
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
 import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from cachetools import LRUCache
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from safetensors.torch import load_model, save_model
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import InputModule, Transformer
 from sentence_transformers.cross_encoder.model_card import CrossEncoderModelCardData
 from sentence_transformers.sentence_transformer.modules import Normalize
-from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
-from mmhelpers.data.hub_errors import refusal
-from mmhelpers.models.encoders import EncoderError, keep_freed_memory
+from mmhelpers.data.problems import refusal
+from mmhelpers.data.images import text_bar
+from mmhelpers.models.encoders import EncoderError
 from mmhelpers.models.fusion import Fusion
-from mmhelpers.models.states import Picture, State, StateCache, picture_key
+
+Picture = str | os.PathLike | Image.Image
+# Token or patch states (length, dim) and the embedding (dim,), all normalised, in the towers' shared space.
+State = tuple[Tensor, Tensor]
 
 
 class FusionReranker(InputModule):
@@ -57,7 +60,7 @@ class FusionReranker(InputModule):
         config, patches = towers.config, towers.model.vision_model.embeddings.num_patches
         dim = getattr(config, "projection_dim", config.vision_config.hidden_size)
         self.fusion = Fusion(dim, patches, slots, width)
-        self.texts, self.images = StateCache(cache_bytes), StateCache(cache_bytes)
+        self.texts, self.images = (LRUCache(cache_bytes, getsizeof=_size) for _ in range(2))
 
     @property
     def modalities(self) -> list[str]:
@@ -78,7 +81,7 @@ class FusionReranker(InputModule):
         """Pairs -> their tower states, each text and picture once, from the cache where it has them.
 
         Args:
-            inputs: (text, image path or PIL image) pairs. Texts alone, which the trainer passes to count
+            inputs: (text, image path or PIL image) pairs. Texts alone, as the trainer passes them to count
                 tokens for the model card, are only tokenised.
 
         Returns:
@@ -114,44 +117,20 @@ class FusionReranker(InputModule):
         features["scores"] = self.fusion(features).unsqueeze(1)
         return features
 
-    @torch.inference_mode()
-    def scores(self, text: str, images: Sequence[Picture], batch_size: int = 128) -> np.ndarray:
-        """Logits of one text with many pictures: what `CrossEncoder.predict` gives, without its overhead.
-
-        Returns:
-            float32 (len(images),).
-        """
-        self.eval()
-        parts = [np.zeros(0, dtype=np.float32)]
-        for start in range(0, len(images), batch_size):
-            features = self.preprocess([(text, image) for image in images[start : start + batch_size]])
-            parts.append(self.fusion(batch_to_device(features, self._device)).float().cpu().numpy())
-        return np.concatenate(parts)
-
-    def precompute(
-        self, texts: Sequence[str], images: Sequence[Picture], batch_size: int = 64,
-        show_progress_bar: bool = True,
-    ) -> tuple[Tensor, Tensor]:
-        """Fill the caches with the states of `texts` and `images`, with a text progress bar.
+    def precompute(self, texts: Sequence[str], images: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+        """Fill the caches with the states of `texts` and `images`.
 
         Returns:
             What the same pass gives besides: the embeddings of the texts (len(texts), dim) and of the images
             (len(images), dim), float32, normalised, on the CPU; the bi-encoder's own.
         """
-        vectors = []
-        for modality, keys, values in (
-            ("text", texts, texts), ("image", [picture_key(image) for image in images], images)
-        ):  # fmt: skip
-            items: dict[Hashable, Any] = dict(zip(keys, values, strict=True))
-            order = sorted(items, key=len) if modality == "text" else list(items)  # little padding in a batch
-            found: dict[Hashable, Tensor] = {}
-            what = f"states of {len(order)} {modality}s"
-            for start in tqdm(range(0, len(order), batch_size), what, disable=not show_progress_bar):
-                chunk = {key: items[key] for key in order[start : start + batch_size]}
-                found |= {key: vector for key, (_, vector) in self._states(modality, chunk).items()}
-            dim = self.fusion.key.in_features
-            vectors.append(torch.stack([found[key] for key in keys]) if found else torch.zeros(0, dim))
-        return vectors[0], vectors[1]
+        of_texts = self._states("text", {text: text for text in sorted(texts, key=len)})  # little padding
+        keys = [picture_key(image) for image in images]
+        of_images = self._states("image", dict(zip(keys, images, strict=True)))
+        empty = torch.zeros(0, self.fusion.key.in_features)
+        sides = ((of_texts[text] for text in texts), (of_images[key] for key in keys))
+        vectors = [[vector for _, vector in side] for side in sides]
+        return tuple(torch.stack(side) if side else empty for side in vectors)
 
     def clear_cache(self) -> None:
         """Forget all states."""
@@ -168,22 +147,20 @@ class FusionReranker(InputModule):
         cache = self.texts if modality == "text" else self.images
         states = {key: cache.get(key) for key in items}
         missing = [key for key, state in states.items() if state is None]
-        for start in range(0, len(missing), chunk):
+        starts = range(0, len(missing), chunk)
+        for start in text_bar(starts, f"states of {modality}s", len(starts)) if len(starts) > 1 else starts:
             keys = missing[start : start + chunk]
             for key, state in zip(keys, self._encode(modality, [items[key] for key in keys]), strict=True):
                 states[key] = state
-                cache.put(key, state)
+                with contextlib.suppress(ValueError):  # larger than the whole cache
+                    cache[key] = state
         return states
 
     def _encode(self, modality: str, items: list[Any]) -> list[State]:
-        if modality == "text":
-            features = self.towers.preprocess(items)
-            lengths = self._text_lengths(features)
-        else:
-            images = [item if isinstance(item, Image.Image) else os.fspath(item) for item in items]
-            features, lengths = self.towers.preprocess(images), [None] * len(images)
-            if "pixel_values" not in features:
-                raise ValueError(f"not recognised as image files (check their endings): {images[:3]}")
+        features = self.towers.preprocess([os.fspath(i) if isinstance(i, Path) else i for i in items])
+        lengths = self._text_lengths(features) if modality == "text" else [None] * len(items)
+        if modality == "image" and "pixel_values" not in features:
+            raise ValueError(f"not recognised as image files (check their endings): {items[:3]}")
         kept = torch.float16 if self._device.type == "cuda" else torch.float32
         method, names = getattr(self.towers.model, f"get_{modality}_features"), _MODEL_INPUTS[modality]
         inputs = {name: features[name].to(self._device) for name in names if name in features}
@@ -263,21 +240,32 @@ def load_reranker(path: str | Path, device: str | None = None) -> CrossEncoder:
         path: its folder, or its id on the Hub, "owner/name" or "owner/name@revision".
 
     Raises:
-        FileNotFoundError: a part of the reranker is not in the folder.
-        EncoderError: the Hub does not give it.
+        FileNotFoundError: a part of the reranker is not in the folder. EncoderError: the Hub has none.
     """
-    keep_freed_memory()
     if not Path(path).exists():
         repository, _, revision = str(path).partition("@")
         try:
             files = ["*.json", "*.safetensors", "*.txt", "*.model"]  # tokenizers have the last two
             path = snapshot_download(repository, revision=revision or None, allow_patterns=files)
-        except HFValidationError:
-            pass  # no id: a folder that is not there
         except Exception as error:
             why = f"neither a folder nor a reranker that the Hub gives: {refusal(error, 'model') or error}"
             raise EncoderError(f"{path}: {why}") from error
     return _cross_encoder(FusionReranker.load(str(path)), device)
+
+
+def picture_key(picture: Picture) -> Hashable:
+    """What tells a picture from others: its pixels, or its path with time and size."""
+    if isinstance(picture, Image.Image):
+        return picture.mode, picture.size, hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
+    path = os.fspath(picture)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"image {path!r} is not a file; pairs are (text, image path or PIL image)")
+    status = os.stat(path)
+    return path, status.st_mtime_ns, status.st_size  # a picture drawn anew is not the old one
+
+
+def _size(state: State) -> int:
+    return sum(part.nbytes for part in state)
 
 
 def _cross_encoder(module: FusionReranker, device: str | None) -> CrossEncoder:

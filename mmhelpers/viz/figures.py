@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
@@ -29,7 +28,6 @@ Answers = Sequence[tuple[Picture, int | float | str | None]]  # pictures with a 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#7F7F7F"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY)
-STAGE_COLOURS = STAGES
 _MARKERS = "osD^vPX"
 _GRADES = (VERMILLION, ORANGE, SKY, GREEN)
 _DPI = 100
@@ -37,25 +35,20 @@ _FONT = {"fontsize": 8, "color": "#222222"}
 
 
 def gallery(
-    pictures: Sequence[Picture],
-    captions: Sequence[str] = (),
-    columns: int = 6,
-    title: str = "",
+    pictures: Sequence[Picture], captions: Sequence[str] = (), columns: int = 6, title: str = "",
     frames: Sequence[str | None] = (),
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Contact sheet: pictures with wrapped captions below and, where given, coloured frames."""
     size, wide = 96, 150
     texts = [_wrap(caption, 23, 5) for caption in captions]
     tall = size + 22 + 13 * max((text.count("\n") + 1 for text in texts), default=0)
     columns = max(1, min(columns, len(pictures)))
-    rows = -(-len(pictures) // columns)
-    figure, place = _sheet(columns * wide, rows * tall, title)
+    figure, place = _sheet(columns * wide, -(-len(pictures) // columns) * tall, title)
     for index, picture in enumerate(pictures):
         left, top = index % columns * wide, index // columns * tall
-        frame = frames[index] if index < len(frames) else None
-        axes = _put(place(left + (wide - size) // 2, top, size, size), picture, size, frame)
-        if index < len(texts):
-            axes.text(0.5, -0.07, texts[index], transform=axes.transAxes, ha="center", va="top", **_FONT)
+        spot = place(left + (wide - size) // 2, top, size, size)
+        caption, frame = (given[index] if index < len(given) else None for given in (texts, frames))
+        _put(spot, picture, size, frame, caption)
     return figure
 
 
@@ -67,25 +60,19 @@ def retrieval_gallery(rows: Sequence[tuple[str, Answers]], title: str = "", top_
             relevant, to `top_grade`), a float is shown as a score, a str as it is.
     """
     size, wide, tall, text_wide = 96, 112, 126, 196
-    figure, place = _sheet(
-        text_wide + wide * max((len(answers) for _, answers in rows), default=1), tall * len(rows), title
-    )
+    longest = max((len(answers) for _, answers in rows), default=1)
+    figure, place = _sheet(text_wide + wide * longest, tall * len(rows), title)
     for row, (query, answers) in enumerate(rows):
         text = place(0, row * tall, text_wide, size)
         text.axis("off")
         text.text(0.02, 0.5, _wrap(query, 29, 6), va="center", **_FONT)
         for column, (picture, label) in enumerate(answers):
-            graded = isinstance(label, int | np.integer)
-            frame = _GRADES[round(min(label, top_grade) / top_grade * 3)] if graded else None
-            axes = _put(place(text_wide + column * wide, row * tall, size, size), picture, size, frame)
-            words = (
-                f"grade {label}"
-                if graded
-                else f"{label:.2f}"
-                if isinstance(label, float | np.floating)
-                else label
-            )
-            axes.text(0.5, -0.07, words or "", transform=axes.transAxes, ha="center", va="top", **_FONT)
+            frame = None
+            if isinstance(label, int | np.integer):
+                frame, label = _GRADES[round(min(label, top_grade) / top_grade * 3)], f"grade {label}"
+            elif isinstance(label, float | np.floating):
+                label = f"{label:.2f}"
+            _put(place(text_wide + column * wide, row * tall, size, size), picture, size, frame, label)
     return figure
 
 
@@ -123,13 +110,14 @@ def similarity_matrix(
 
 def metric_bars(frame: pd.DataFrame, metric: str = "ndcg@10", split: str = "test", title: str = "") -> Figure:
     """One bar a stage with its 95 % interval, from `Scoreboard.frame()`."""
-    rows = _rows(frame, metric, split).query("slice == 'all'")
+    rows = frame[(frame["metric"] == metric) & (frame["split"] == split) & (frame["slice"] == "all")]
+    rows = rows.sort_values("stage", kind="stable")
     figure, axes = _axes((7, 0.55 * len(rows) + 1.3))
+    colours = [STAGES[stage] for stage in rows["stage"]]
     errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
     axes.barh(
-        rows["stage"].astype(str), rows["value"], xerr=errors, capsize=4,
-        color=[STAGE_COLOURS[stage] for stage in rows["stage"]], ecolor="#222222",
-    )  # fmt: skip
+        rows["stage"].astype(str), rows["value"], xerr=errors, capsize=4, color=colours, ecolor="#222222"
+    )
     for position, (value, high) in enumerate(zip(rows["value"], rows["high"], strict=True)):
         axes.text(high + 0.015, position, f"{value:.3f}", va="center", fontsize=9)
     axes.invert_yaxis()
@@ -138,29 +126,6 @@ def metric_bars(frame: pd.DataFrame, metric: str = "ndcg@10", split: str = "test
     first, last = rows.iloc[0], rows.iloc[-1]
     story = f"{metric}: {first.value:.2f} {first.stage}, {last.value:.2f} {last.stage}"
     return _finish(figure, axes, title or story)
-
-
-def slices(frame: pd.DataFrame, metric: str = "ndcg@10", split: str = "test", title: str = "") -> Figure:
-    """Each slice of the queries with the value and interval of every stage, from `Scoreboard.frame()`."""
-    rows = _rows(frame, metric, split)
-    names = list(rows["slice"].unique())
-    stages = list(rows["stage"].unique())
-    figure, axes = _axes((max(6.5, 1.25 * len(names) + 1.5), 4))
-    for index, stage in enumerate(stages):
-        part = rows[rows["stage"] == stage]
-        x = np.array([names.index(name) for name in part["slice"]]) + (index - (len(stages) - 1) / 2) * 0.14
-        errors = [part["value"] - part["low"], part["high"] - part["value"]]
-        colour = STAGE_COLOURS[stage]
-        axes.errorbar(
-            x, part["value"], errors, fmt=_MARKERS[index], color=colour, capsize=2, ms=6, label=stage
-        )
-    counts = rows.groupby("slice")["n_queries"].max()
-    axes.set_xticks(range(len(names)), [f"{_wrap(name, 14, 2)}\n({counts[name]})" for name in names])
-    for edge in np.arange(0.5, len(names) - 1):
-        axes.axvline(edge, color="#DDDDDD", lw=0.8)
-    axes.set(ylim=(0, 1.02), ylabel=f"{metric}, 95 % interval", xlabel="slice of the queries (how many)")
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return _finish(figure, axes, title or f"{metric} by slice on {split}")
 
 
 def curve(
@@ -185,66 +150,14 @@ def curve(
     return _finish(figure, axes, title)
 
 
-def scatter_map(
-    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "", lines: int = 150
-) -> Figure:
-    """Maps side by side of texts and their images, joined by lines: long lines are the modality gap.
-
-    Args:
-        panels: panel title -> (texts, images), float coordinates of shape (n, 2), row i of both a pair.
-        lines: how many pairs are joined, evenly taken.
-    """
-    figure, grid = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.8), dpi=_DPI, squeeze=False)
-    plt.close(figure)
-    for axes, (name, (texts, images)) in zip(grid[0], panels.items(), strict=True):
-        chosen = np.unique(np.linspace(0, len(texts) - 1, lines).astype(int))
-        pairs = np.stack([texts[chosen], images[chosen]], axis=1)
-        axes.add_collection(LineCollection(pairs, colors="#999999", linewidths=0.6, alpha=0.6, zorder=1))
-        axes.scatter(*images.T, s=14, color=BLUE, marker="o", alpha=0.75, lw=0, label="image")
-        axes.scatter(*texts.T, s=16, color=ORANGE, marker="^", alpha=0.75, lw=0, label="text")
-        axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-        axes.set_title(name, fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[0][0].legend(frameon=False, loc="best", markerscale=1.6)
-    figure.suptitle(title, fontsize=11, fontweight="bold")
-    figure.tight_layout()
-    return figure
-
-
-def picture_map(xy: np.ndarray, pictures: Sequence[Picture], title: str = "", size: int = 32) -> Figure:
-    """Thumbnails where a map puts them; one that would cover another is left out, in the order given.
-
-    Args:
-        xy: float coordinates of shape (n, 2), one a picture.
-        size: side of a thumbnail in pixels, on a map of 860 x 560.
-    """
-    low, high = xy.min(0), xy.max(0)
-    room = np.array([860, 560]) - size
-    corners = ((xy - low) / np.maximum(high - low, 1e-9) * [1, -1] + [0, 1]) * room
-    sheet = np.full((560, 860, 3), 255, dtype=np.uint8)
-    taken: list[np.ndarray] = []
-    for corner, picture in zip(corners.round().astype(int), pictures, strict=True):
-        if all(np.abs(corner - other).max() > 1.2 * size for other in taken):
-            taken.append(corner)
-            sheet[corner[1] : corner[1] + size, corner[0] : corner[0] + size] = _thumbnail(picture, size)
-    title = title or f"{len(taken)} of {len(pictures)} pictures: neighbours tell, distances do not"
-    figure, place = _sheet(860, 560, title)
-    axes = place(0, 0, 860, 560)
-    axes.imshow(sheet, interpolation="nearest", aspect="auto")
-    axes.axis("off")
-    return figure
-
-
 def _sheet(width: int, height: int, title: str):  # noqa: ANN202
     """A figure of that many pixels under its title, and a function that places axes on it in pixels."""
     head, margin = 34 if title else 6, 8
     total_width, total_height = width + 2 * margin, height + head + margin
     figure = plt.figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI, facecolor="white")
     plt.close(figure)
-    if title:
-        figure.text(
-            margin / total_width, 1 - 8 / total_height, title, va="top", fontsize=11, fontweight="bold"
-        )
+    at = (margin / total_width, 1 - 8 / total_height)
+    figure.text(*at, title, va="top", fontsize=11, fontweight="bold")
 
     def place(left: int, top: int, wide: int, tall: int) -> Axes:
         bottom = total_height - head - top - tall
@@ -254,12 +167,12 @@ def _sheet(width: int, height: int, title: str):  # noqa: ANN202
     return figure, place
 
 
-def _put(axes: Axes, picture: Picture, size: int, frame: str | None = None) -> Axes:
+def _put(axes: Axes, picture: Picture, size: int, frame: str | None = None, below: str | None = None) -> None:
     axes.imshow(_thumbnail(picture, size), interpolation="nearest", aspect="auto")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(visible=frame is not None, color=frame, linewidth=4)
-    return axes
+    axes.text(0.5, -0.07, below or "", transform=axes.transAxes, ha="center", va="top", **_FONT)
 
 
 def _thumbnail(picture: Picture, size: int) -> np.ndarray:
@@ -273,13 +186,6 @@ def _thumbnail(picture: Picture, size: int) -> np.ndarray:
 
 def _wrap(text: str, width: int, lines: int) -> str:
     return "\n".join(textwrap.wrap(str(text), width, max_lines=lines, placeholder=" …")).replace("$", r"\$")
-
-
-def _rows(frame: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
-    rows = frame[(frame["metric"] == metric) & (frame["split"] == split)]
-    if rows.empty:
-        raise ValueError(f"the scoreboard has no {metric} on {split}: run the notebooks before this one")
-    return rows.sort_values("stage", kind="stable")
 
 
 def _axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
