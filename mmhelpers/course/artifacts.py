@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,7 @@ class ArtifactError(RuntimeError):
 
 
 class NotApplicable(SystemExit):
-    """Raised by a notebook that has nothing to do for this model or data: it is passed over, not failed.
-
-    The message says why. In Jupyter "run all" stops there, without a traceback.
-    """
+    """Raised, with the reason, by a notebook that has nothing to do for this model or data: no failure."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +69,20 @@ class Workspace:
         except (OSError, ValueError, AttributeError):
             return None
 
-    def problem(self, name: str) -> str | None:
-        """Why an artefact cannot be used: a sentence that starts with missing, stale or corrupt; or None.
+    def ids(self, names: Iterable[str]) -> dict[str, str | None]:
+        """The identities of some artefacts as they are now."""
+        return {name: (self.manifest(name) or {}).get("id") for name in sorted(names)}
 
-        Files are compared by name and size; their contents are not read.
-        """
+    def problem(self, name: str) -> str | None:
+        """Why an artefact cannot be used: it is missing, stale or corrupt (by names and sizes); or None."""
         if not self.path(name).is_dir():
             return "missing"
         if (found := self.manifest(name)) is None:
             return f"corrupt: its {MANIFEST} cannot be read"
         if found["fingerprint"] != profiles.fingerprint(self.profile, self.source):
             return "stale: the profile, the data or the base model has changed since"
-        for other, recorded in found["inputs"].items():
-            if (self.manifest(other) or {}).get("id") != recorded:
-                return f"stale: it was made from another {other}"
+        if self.ids(found["inputs"]) != found["inputs"]:
+            return f"stale: it was made from another {' or '.join(found['inputs'])}"
         for file, size in found["files"].items():
             path = self.path(name) / file
             if not path.is_file() or path.stat().st_size != size:
@@ -95,8 +92,7 @@ class Workspace:
     def require(self, name: str) -> Path:
         """The folder of an artefact that is whole and up to date; made first where it is not.
 
-        Raises:
-            ArtifactError: no notebook makes it, or the one that does is already running, or failed.
+        Raises: ArtifactError: no notebook makes it, or the one that does is already running, or failed.
         """
         for other in (self.manifest(name) or {"inputs": ()})["inputs"]:
             if self.problem(other):  # made again it may well be the same, and what stands on it holds
@@ -105,7 +101,6 @@ class Workspace:
             self._make(name, problem)
             if problem := self.problem(name):
                 raise ArtifactError(f"{MADE_BY[name]} ran, and {name} is still {problem}")
-        _log(name)
         return self.path(name)
 
     def _make(self, name: str, problem: str) -> None:
@@ -114,44 +109,32 @@ class Workspace:
             raise ArtifactError(f"no notebook makes {name!r}; there are {', '.join(MADE_BY)}")
         maker, chain = MADE_BY[name], os.environ.get("MM_CHAIN", "").split()
         if maker in chain:
-            raise ArtifactError(
-                f"{name} is {problem}, and {maker}, which makes it, is running ({' > '.join(chain)}): "
-                "it asks for it before it has written it"
-            )
+            raise ArtifactError(f"{name} is {problem}, and {maker}, which makes it, asks for it itself")
         print(f"{name} is {problem}. Running {maker} to make it.", flush=True)
         where = {"MM_PROFILE": self.profile.name, "MM_DATA": self.source, "PYTHONIOENCODING": "utf-8"}
         environment = os.environ | where | {"MM_ARTIFACTS": str(self.root.parents[1])}
         command = [sys.executable, "-u", "-m", "mmhelpers.course.runner", "--only", maker[:2]]
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
-        said: list[str] = []
         with subprocess.Popen(command, env=environment, errors="replace", **output) as run:
             for line in run.stdout:
                 print("   ", line, end="", flush=True)
-                said.append(line)
         if run.returncode:
-            raise ArtifactError(f"{maker} failed, so there is no {name}:\n{''.join(said[-40:])}")
+            raise ArtifactError(f"{maker} failed, as it says above, so there is no {name}")
 
     @contextmanager
     def writing(
         self, name: str, *, made_by: str, inputs: Sequence[str] = (), seed: int | None = None,
         settings: dict[str, Any] | None = None,
     ) -> Iterator[Path]:  # fmt: skip
-        """A folder to fill, that becomes the artefact when the block ends well, and vanishes when not.
+        """A folder to fill, that becomes the artefact when the block ends well; else the old one stays.
 
-        Args:
-            made_by: the notebook, as in MADE_BY. inputs: names of the artefacts it was made from.
-            seed, settings: of the training; JSON values. They are part of the artefact's identity.
-
-        Raises:
-            ArtifactError: an input is missing. Whatever is raised, the old artefact stays as it was.
+        Args: inputs: the artefacts it is made from. seed, settings: of the training, part of its identity.
         """
-        if missing := [other for other in inputs if self.manifest(other) is None]:
-            raise ArtifactError(f"{name} is to be made from {', '.join(missing)}, which is not there")
         folder, old, target = self.root / f".{name}.new", self.root / f".{name}.old", self.path(name)
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         folder.mkdir(parents=True)
         made = {"name": name, "made_by": made_by, "seed": seed, "settings": settings or {}}
-        made["inputs"] = {other: self.manifest(other)["id"] for other in inputs}
+        made["inputs"] = self.ids(inputs)
         made["fingerprint"] = profiles.fingerprint(self.profile, self.source)
         try:
             yield folder
@@ -168,7 +151,6 @@ class Workspace:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-        _log(name)
 
 
 def workspace() -> Workspace:
@@ -201,10 +183,3 @@ def _described(made: dict[str, Any], folder: Path) -> dict[str, Any]:
         with open(path, "rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     return made | {"id": digest.hexdigest()[:16]}
-
-
-def _log(name: str) -> None:
-    """Tell a runner, if one is listening, that this notebook has read or written an artefact."""
-    if log := os.environ.get("MM_LOG"):
-        with open(log, "a", encoding="utf-8") as out:
-            out.write(f"{name}\n")

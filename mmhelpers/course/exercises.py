@@ -16,11 +16,9 @@ def check(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple, An
     """Call the learner's function on every case and print "OK", or the first thing that is wrong.
 
     Args:
-        name: how the exercise is called in the notebook.
-        answer: the function; for an exercise that asks for a value, `lambda: value`, where None and ...
-            stand for "not solved yet".
-        cases: (arguments, expected, hint), as in ((["a", "b"], {"b"}, 1), 0.0, "b stands second"). `expected`
-            is a value (floats within 1e-4, arrays elementwise), or a function that says whether one is right.
+        answer: the function; for a value `lambda: value`, where None and ... stand for "not solved yet".
+        cases: (arguments, expected, hint); `expected` is a value (floats within 1e-4, arrays elementwise),
+            or a function that says whether one is right.
     """
     for arguments, expected, hint in cases:
         call = f"{getattr(answer, '__name__', 'answer')}({', '.join(map(_short, arguments))})"

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from importlib import metadata
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
-ROOM = 5.0  # GB for models and artefacts of the gpu profile
 RESTART = {"Colab": "Runtime > Restart session", "Kaggle": "Run > Restart & clear cell outputs"}
 CHOOSE_GPU = {
     "Colab": "Runtime > Change runtime type > T4 GPU", "Kaggle": "Settings > Accelerator > GPU T4 x2",
@@ -18,20 +15,14 @@ CHOOSE_GPU = {
 
 
 def host() -> str:
-    """The host by name, "Colab" or "Kaggle"; "" on a machine of your own.
-
-    Kaggle's image is built on Colab's and has its variables, so that Kaggle is asked for first.
-    """
-    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+    """The host by name, "Colab" or "Kaggle"; "" on a machine of your own."""
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:  # first: its image is built on Colab's
         return "Kaggle"
     return "Colab" if "google.colab" in sys.modules else ""
 
 
 def set_up() -> None:
-    """Say whether a hosted notebook is ready, line by line: OK, or what to do. Elsewhere nothing happens.
-
-    Raises: SystemExit where the notebook cannot go on; the message says what to do. "Run all" stops here.
-    """
+    """Say whether a hosted notebook is ready, line by line: OK, or what to do. Elsewhere nothing happens."""
     name = host()
     if not name or os.environ.get("MM_CHAIN"):  # a notebook that another one runs: all is said
         return
@@ -50,8 +41,6 @@ def set_up() -> None:
         print(f"TO DO the course trains on one GPU, this session has several. {restart}")
     else:
         print(f"OK    GPU {torch.cuda.get_device_name()}")
-    if (free := shutil.disk_usage(Path.cwd()).free / 1e9) < ROOM:
-        print(f"TO DO {free:.1f} GB of disk are free, {ROOM:.0f} are better: delete what you do not need")
 
 
 def _outdated() -> list[str]:
@@ -60,7 +49,5 @@ def _outdated() -> list[str]:
     for need in map(Requirement, metadata.requires("mmhelpers") or []):
         version = getattr(sys.modules.get(need.name.replace("-", "_")), "__version__", "")
         if version and not need.specifier.contains(version, prereleases=True):
-            found.append(
-                f"{need.name} {version} is loaded in this session, the course needs {need.specifier}"
-            )
+            found.append(f"{need.name} {version} is loaded in this session, the course needs {need.specifier}")
     return found

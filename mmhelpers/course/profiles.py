@@ -6,10 +6,10 @@ environment: MM_PROFILE, MM_DATA, MM_BASE_MODEL. Imports nothing of ours, and to
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
+import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -17,7 +17,6 @@ from urllib.parse import parse_qsl
 PACKAGE = Path(__file__).resolve().parents[1]
 CLIP_MINI = PACKAGE / "models" / "clip_mini"
 SHOP = "shop"
-TEXTS = {".csv", ".json", ".jsonl", ".tsv", ".txt"}  # files of a data folder that count by their contents
 
 
 class ProfileError(ValueError):
@@ -44,7 +43,7 @@ class Profile:
     reranker_steps: int
     candidates: int  # pictures that the reranker orders for each query
     seed: int  # of everything
-    minutes: tuple[float, ...]  # expected, for each notebook from 01 on: two CPU cores (gpu: one T4)
+    minutes: list[float]  # expected, for each notebook from 01 on: two CPU cores (gpu: one T4)
 
     @property
     def base_name(self) -> str:
@@ -57,50 +56,32 @@ class Profile:
         """The word for torch, "cuda", "mps" or "cpu": the same choice as the trainers of transformers."""
         import torch
 
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
     @property
     def dtype(self) -> str:
         """The mixed precision as a word: "bfloat16", "float16" or "float32"."""
-        if self.device != "cuda":
-            return "float32"
         import torch
 
+        if self.device != "cuda":
+            return "float32"
         # A T4 has compute capability 7.5 and only emulates bfloat16.
         return "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16"
 
     @property
     def bf16(self) -> bool:
-        """Whether to train in bfloat16."""
         return self.dtype == "bfloat16"
 
     @property
     def fp16(self) -> bool:
-        """Whether to train in float16."""
         return self.dtype == "float16"
 
 
-SMOKE = Profile(
-    name="smoke", base_model=str(CLIP_MINI), image_size=96, n_train=160, n_validation=48, n_test=64,
-    n_queries=40, n_queries_validation=20, n_queries_train=60, batch_size=16, finetune_epochs=1,
-    study_steps=4, hard_negative_epochs=1, reranker_steps=6, candidates=10, seed=0,
-    minutes=(0.3, 0.5, 0.4, 0.4, 0.5, 0.7, 0.3, 0.7),
-)  # fmt: skip
-LAPTOP = Profile(
-    name="laptop", base_model=str(CLIP_MINI), image_size=96, n_train=5000, n_validation=500, n_test=1000,
-    n_queries=1000, n_queries_validation=200, n_queries_train=8000, batch_size=128, finetune_epochs=0.6,
-    study_steps=40, hard_negative_epochs=1, reranker_steps=1700, candidates=100, seed=0,
-    minutes=(1, 2.7, 2.3, 3, 0.6, 3.4, 2.5, 2),
-)  # fmt: skip
-GPU = Profile(  # of its base model, the pull request that has safetensors
-    name="gpu", base_model="openai/clip-vit-base-patch32@refs/pr/15", image_size=224, n_train=12000,
-    n_validation=1000, n_test=2000, n_queries=2000, n_queries_validation=400, n_queries_train=16000,
-    batch_size=256, finetune_epochs=3.5, study_steps=80, hard_negative_epochs=2, reranker_steps=2500,
-    candidates=100, seed=0, minutes=(6, 12, 12, 12, 5, 10, 8, 8),
-)  # fmt: skip
-PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, GPU)}
+_TABLE = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text(encoding="utf-8"))
+PROFILES = {
+    name: Profile(name, **{**sizes, "base_model": sizes["base_model"] or str(CLIP_MINI)})
+    for name, sizes in _TABLE.items()
+}
 
 
 def repository() -> Path:
@@ -113,8 +94,7 @@ def repository() -> Path:
 
 def notebooks() -> Path:
     """The folder of the notebooks: MM_NOTEBOOKS, those installed with the package, or the checkout's."""
-    installed = PACKAGE / "notebooks"
-    home = installed if installed.is_dir() else repository() / "notebooks"
+    home = next(place for place in (PACKAGE / "notebooks", repository() / "notebooks", Path()) if place.is_dir())
     return Path(os.environ.get("MM_NOTEBOOKS") or home).resolve()
 
 
@@ -124,43 +104,29 @@ def downloads() -> Path:
 
 
 def active(name: str | None = None) -> Profile:
-    """The profile of this run.
+    """The profile of this run, with MM_BASE_MODEL (a folder or a Hub id) as its base model.
 
     Args: name: overrides MM_PROFILE; with neither, a machine with CUDA gets gpu, any other laptop.
-    Raises: ProfileError: no such profile, or MM_BASE_MODEL is neither a folder nor a Hub id.
     """
-    name = name or os.environ.get("MM_PROFILE") or ("gpu" if LAPTOP.device == "cuda" else "laptop")
-    if name not in PROFILES:
+    default = "gpu" if PROFILES["gpu"].device == "cuda" else "laptop"
+    if (name := name or os.environ.get("MM_PROFILE") or default) not in PROFILES:
         raise ProfileError(f"PROFILE {name!r} is unknown; choose one of {', '.join(PROFILES)}")
-    if not (base := os.environ.get("MM_BASE_MODEL")):
-        return PROFILES[name]
-    if (folder := _found(base)) is not None and folder.is_dir():
-        return replace(PROFILES[name], base_model=str(folder))
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", base):
-        return replace(PROFILES[name], base_model=base)
-    raise ProfileError(
-        f"MM_BASE_MODEL {base!r} is neither a folder nor a Hub id such as openai/clip-vit-large"
-    )
+    base = os.environ.get("MM_BASE_MODEL") or PROFILES[name].base_model
+    return replace(PROFILES[name], base_model=str(_found(base) or base))
 
 
 def data_source(value: str | None = None) -> str:
     """Whose pictures: "shop", "hub:<id>", or the absolute path of a folder or a table, perhaps with ?options.
 
-    Args:
-        value: overrides MM_DATA. A relative path starts where the command was typed, or at the repository:
-            a notebook's kernel runs in `notebooks/`.
-
-    Raises: ProfileError: there is no such file or folder.
+    Args: value: overrides MM_DATA; a relative path starts where the command was typed, or at the repository.
     """
     value = value or os.environ.get("MM_DATA") or SHOP
     place, mark, options = value.partition("?")
     if value == SHOP or place.startswith("hub:"):
         return value
     if (found := _found(place)) is None:
-        raise ProfileError(
-            f"DATA {value!r}: there is no such file or folder (looked from {Path.cwd()}); choose {SHOP!r}, "
-            "a folder with pictures and their texts, a table, or hub:owner/name"
-        )
+        what = f"DATA {value!r}: there is no such file or folder (looked from {Path.cwd()}); choose {SHOP!r}, "
+        raise ProfileError(what + "a folder with pictures and their texts, a table, or hub:owner/name")
     return f"{found}{mark}{options}"
 
 
@@ -178,38 +144,23 @@ def data_slug(source: str) -> str:
 
 
 def fingerprint(profile: Profile, source: str) -> str:
-    """16 hex digits for everything outside the notebooks that decides results.
-
-    That is the profile's sizes, the base model (a folder by its files, so that it may move) and the data (a
-    folder by its tables and the names and sizes of its other files; what is fetched by its name).
-    """
+    """16 hex digits for sizes, base model and data: folders by names, sizes and times of their files."""
     parts = asdict(profile)
     del parts["minutes"]
-    if (base := Path(profile.base_model)).is_dir():
-        parts["base_model"] = _digest(base, whole=True)
     place, parts["options"] = with_options(source)
-    parts["data"] = _digest(Path(place)) if Path(place).is_absolute() else place
+    parts["base_model"], parts["data"] = _described(profile.base_model), _described(place)
     return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()[:16]
 
 
-def _digest(place: Path, whole: bool = False) -> str:
-    """A file or folder by names and sizes, and by the contents of its tables and texts, or of all files."""
-    digest = hashlib.sha256()
-    for path in [place] if place.is_file() else sorted(place.rglob("*")):
-        name = path.relative_to(place)
-        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in name.parts):
-            stat = path.stat()
-            digest.update(f"{name.as_posix()} {stat.st_size}\n".encode())
-            if whole or path.suffix in TEXTS or path == place:
-                digest.update(_contents(path, stat.st_size, stat.st_mtime_ns).encode())
-    return digest.hexdigest()
-
-
-@functools.cache
-def _contents(path: Path, size: int, modified: int) -> str:
-    """The hash of a file: read once a process, and never as a whole into memory."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _described(place: str) -> str:
+    path, lines = Path(place), []
+    if not path.is_absolute():
+        return place
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.is_file() and not file.name.startswith("."):
+            stat = file.stat()
+            lines.append(f"{file.relative_to(path).as_posix()} {stat.st_size} {stat.st_mtime_ns}")
+    return "\n".join(lines)
 
 
 def _found(value: str) -> Path | None:

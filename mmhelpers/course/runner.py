@@ -3,39 +3,37 @@
     python -m mmhelpers.course.runner [--profile smoke] [--data SOURCE] [--only 02 03 | --all]
 
 Under build/<profile>/<data>/ each notebook leaves its executed copy and an HTML page, and state.json keeps
-what each finished notebook was made of. A notebook runs again when its code, the package's code, the profile,
-the data, or an artefact that it read or wrote has changed; not for edited prose, docstrings or comments.
+what each finished notebook was made of. A notebook runs again when its code, the package's version, the
+profile, the data, or an artefact that it read or wrote has changed; after other changes: make clean.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import asyncio
 import contextlib
-import functools
 import hashlib
 import json
 import os
-import re
 import signal
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from mmhelpers.course import artifacts, pages, profiles
+from mmhelpers.course import artifacts, profiles
 from mmhelpers.course.artifacts import NotApplicable, write_atomically
 from mmhelpers.evaluation import text_table
 
 MAIN = ("01", "02", "03", "04", "05")  # what runs when nothing else is asked for
-NOT_RESULTS = ("runner.py", "pages.py", "hosts.py")  # a change here cannot change what a notebook computes
 
 
 class NotebookFailed(RuntimeError):
@@ -51,10 +49,8 @@ class Run:
         # Kernels inherit these: a notebook that has to run an earlier one does it in the same places.
         os.environ |= {"MM_PROFILE": chosen.name, "MM_DATA": profiles.data_source(data)}
         os.environ |= {"MM_BUILD": str(build), "MM_NOTEBOOKS": str(self.notebooks)}
-        os.environ["MM_DOWNLOADS"] = str(profiles.downloads())
+        os.environ |= {"MM_DOWNLOADS": str(profiles.downloads()), "MM_BASE_MODEL": chosen.base_model}
         os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))  # a kernel of this Python
-        if os.environ.get("MM_BASE_MODEL"):
-            os.environ["MM_BASE_MODEL"] = chosen.base_model
         self.workspace = artifacts.workspace()
         os.environ["MM_ARTIFACTS"] = str(self.workspace.root.parents[1])
         self.build = build.joinpath(*self.workspace.root.parts[-2:])
@@ -71,58 +67,44 @@ class Run:
 
     @property
     def state(self) -> dict[str, dict[str, Any]]:
-        """What is known of the finished notebooks; empty where nothing is, or it cannot be read."""
-        return _read(self.build / "state.json") or {}
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of the scoreboard; none where it is missing or cannot be read."""
-        return _read(self.workspace.scoreboard) or []
-
-    def ids(self, names: set[str]) -> dict[str, str | None]:
-        """The identities of some artefacts as they are now."""
-        return {name: (self.workspace.manifest(name) or {}).get("id") for name in sorted(names)}
+        """Fingerprint and minutes of each finished notebook; empty where nothing is, or it cannot be read."""
+        return _read(self.build / "state.json", {})
 
     def fingerprint(self, notebook: NotebookNode) -> str:
         """16 hex digits for all that decides what a notebook computes, but for the artefacts it reads."""
-        digest = hashlib.sha256(profiles.fingerprint(self.workspace.profile, self.workspace.source).encode())
+        outside = profiles.fingerprint(self.workspace.profile, self.workspace.source)
+        digest = hashlib.sha256(f"{outside} {metadata.version('mmhelpers')}".encode())
         for cell in notebook.cells:
             if cell.cell_type == "code" and "colab" not in cell.metadata.get("tags", []):
                 digest.update(cell.source.encode() + b"\0")
-        digest.update(_package(profiles.PACKAGE).encode())
         return digest.hexdigest()[:16]
 
     def finished(self, path: Path, notebook: NotebookNode) -> bool:
-        """Whether a notebook has run as it stands now, and all that it read and made is still there."""
-        entry = self.state.get(path.stem)
-        if not entry or entry["fingerprint"] != self.fingerprint(notebook):
-            return False
-        whole = self.ids(set(entry["artifacts"])) == entry["artifacts"]
-        whole = whole and not any(map(self.workspace.problem, entry["artifacts"]))
-        there = {row["stage"] for row in self.rows()}
-        return whole and set(entry["stages"]) <= there and (self.build / path.name).is_file()
+        """Whether a notebook has run as it stands now, and all that it makes is still there."""
+        entry = self.state.get(path.stem, {})
+        made = [name for name, maker in artifacts.MADE_BY.items() if maker == path.stem and entry.get("applies")]
+        on_board = path.name.startswith(MAIN[0]) or self.workspace.scoreboard.is_file()
+        ran = entry.get("fingerprint") == self.fingerprint(notebook) and (self.build / path.name).is_file()
+        return ran and on_board and not any(map(self.workspace.problem, made))
 
     def execute(self, path: Path, notebook: NotebookNode, label: str) -> str:
-        """Run one notebook in a fresh kernel, and keep its copy, its page and its state.
+        """Run one notebook in a fresh kernel, keep its copy, its page and its state, and say how it went.
 
-        Returns: how it went, in a few words.
         Raises: NotebookFailed: a cell raised or the kernel died; what ran is kept as <name>.failed.ipynb.
         """
-        log, failed = self.build / f".{path.stem}.log", self.build / f"{path.stem}.failed.ipynb"
-        write_atomically(log, "")
-        made_of, before, began = self.fingerprint(notebook), self.rows(), time.monotonic()
-        passed_over = _run_cells(path, notebook, label, _environment(path, log), failed)
+        failed, made_of = self.build / f"{path.stem}.failed.ipynb", self.fingerprint(notebook)
+        began = time.monotonic()
+        try:
+            passed_over = _run_cells(path, notebook, label)
+        except (CellExecutionError, DeadKernelError) as error:
+            write_atomically(failed, nbformat.writes(notebook))
+            advice = f"What ran is kept in {failed}. The same command goes on from the last finished notebook."
+            raise NotebookFailed(f"{path.name}: {error}\n{advice}") from error
         minutes = (time.monotonic() - began) / 60
         failed.unlink(missing_ok=True)
-        earlier = self.state.get(path.stem, {}).get("stages", [])
-        entry = {
-            "fingerprint": made_of,
-            "artifacts": self.ids(set(log.read_text(encoding="utf-8").split())),
-            "stages": sorted({r["stage"] for r in self.rows() if r not in before or r["stage"] in earlier}),
-            "minutes": round(minutes, 2),
-            "peak_mb": _peak_megabytes(),
-        }
-        log.unlink()
-        write_atomically(self.build / f"{path.stem}.html", pages.html(notebook, path))
+        entry = {"fingerprint": made_of, "minutes": round(minutes, 2), "applies": not passed_over}
+        page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
+        write_atomically(self.build / f"{path.stem}.html", page)
         write_atomically(self.build / path.name, nbformat.writes(notebook))
         # The state is read anew: a notebook that was run to make an artefact has written its own entry.
         write_atomically(self.build / "state.json", json.dumps({**self.state, path.stem: entry}, indent=1))
@@ -131,11 +113,11 @@ class Run:
 
 def run(job: Run, chosen: list[Path]) -> int:
     """Run what has not run yet; 0, or 1 after printing what failed."""
-    books, workspace = {path: nbformat.read(path, as_version=4) for path in chosen}, job.workspace
+    books, profile = {path: nbformat.read(path, as_version=4) for path in chosen}, job.workspace.profile
     waiting, began = [path for path, book in books.items() if not job.finished(path, book)], time.monotonic()
-    minutes = sum(dict(enumerate(workspace.profile.minutes, 1)).get(int(p.name[:2]), 0) for p in waiting)
+    minutes = sum(dict(enumerate(profile.minutes, 1)).get(int(path.name[:2]), 0) for path in waiting)
     todo = f"{len(waiting)} of {len(books)} notebooks to run, about {minutes:.0f} minutes"
-    print(f"profile {workspace.profile.name}, data {workspace.source}: {todo}", flush=True)
+    print(f"profile {profile.name}, data {job.workspace.source}: {todo}", flush=True)
     for number, (path, book) in enumerate(books.items(), 1):
         label = f"[{number}/{len(books)}] {path.stem}"
         if job.finished(path, book):  # asked again: an earlier notebook may have changed the answer
@@ -148,30 +130,28 @@ def run(job: Run, chosen: list[Path]) -> int:
             print(f"{label}: failed\n{failure}", flush=True)
             return 1
     if not os.environ.get("MM_CHAIN"):
-        _summary(job, time.monotonic() - began)
+        print(f"\n{text_table(_read(job.workspace.scoreboard, []))}")
+        print("minutes:", ", ".join(f"{name[:2]} {e['minutes']:.1f}" for name, e in sorted(job.state.items())))
+        print(f"this run took {(time.monotonic() - began) / 60:.1f} minutes. Pages to read: {job.build}/*.html")
+        print(f"models, data and scoreboard: {job.workspace.root}")
     return 0
 
 
-def _run_cells(
-    path: Path, notebook: NotebookNode, label: str, environment: dict[str, str], failed: Path
-) -> str:
+def _run_cells(path: Path, notebook: NotebookNode, label: str) -> str:
     """Run a notebook; why it stopped by itself, having nothing to do for this model or data, else ""."""
     bar = tqdm(total=len(notebook.cells), desc=label, ascii=True, leave=False, disable=None, unit="cell")
-    began: list[int] = []
     client = NotebookClient(
         notebook, kernel_name="python3", timeout=None, startup_timeout=300, coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}}, on_notebook_start=_keep_signals,
-        on_cell_start=lambda cell, cell_index: began.append(cell_index),
         on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(cell_index + 1 - bar.n),
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
     )  # fmt: skip
     try:
-        client.execute(env=environment)
-    except (CellExecutionError, DeadKernelError) as error:
-        if getattr(error, "ename", None) == NotApplicable.__name__:
+        client.execute(env=_environment(path))
+    except CellExecutionError as error:
+        if error.ename == NotApplicable.__name__:
             return str(error.evalue)
-        write_atomically(failed, nbformat.writes(notebook))
-        raise NotebookFailed(_report(path, notebook, began[-1], error, failed)) from error
+        raise
     except KeyboardInterrupt:
         client.shutdown_kernel = "immediate"  # or our exit waits for the cell
         raise
@@ -180,50 +160,10 @@ def _run_cells(
     return ""
 
 
-def _summary(job: Run, seconds: float) -> None:
-    state = sorted(job.state.items())
-    print(f"\n{text_table(job.rows())}")
-    print("minutes:", ", ".join(f"{name[:2]} {entry['minutes']:.1f}" for name, entry in state))
-    if peak := max((entry["peak_mb"] or 0 for _, entry in state), default=0):
-        print(f"peak memory: {peak / 1000:.1f} GB")
-    print(f"this run took {seconds / 60:.1f} minutes. Pages to read: {job.build}{os.sep}*.html")
-    print(f"models, data and scoreboard: {job.workspace.root}")
-
-
-def _report(path: Path, notebook: NotebookNode, cell: int, error: Exception, kept: Path) -> str:
-    """What stopped a notebook: the cell, its source and the end of the traceback."""
-    source, indent = notebook.cells[cell], "\n    "
-    lines = [line for out in source.get("outputs", []) for line in out.get("traceback", [])]
-    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(lines) or str(error)).splitlines()
-    if isinstance(error, DeadKernelError):
-        trace.append("The kernel died without a word: often the system ended it for lack of memory.")
-    return (
-        f"\n{path.name}, cell {cell + 1} of {len(notebook.cells)}:{indent}"
-        f"{indent.join(source.source.splitlines())}\n{indent}{indent.join(trace[-25:])}\n\n"
-        f"What ran is kept in {kept}. The same command goes on from the last finished notebook."
-    )
-
-
-@functools.cache
-def _package(folder: Path) -> str:
-    """The code of the package without its docstrings and comments, and its tables, as 64 hex digits."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*.py") if path.name not in NOT_RESULTS):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-                node.body = node.body[1:]
-        digest.update(ast.dump(tree).encode())
-    for path in sorted((folder / "shop").glob("*.[jt]*")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _environment(path: Path, log: Path) -> dict[str, str]:
+def _environment(path: Path) -> dict[str, str]:
     """What the kernel of a notebook finds in its environment."""
     return os.environ | {
         "MM_CHAIN": f"{os.environ.get('MM_CHAIN', '')} {path.stem}".strip(),
-        "MM_LOG": str(log),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the debugger warns at every start
         "TOKENIZERS_PARALLELISM": "false",  # or a forked worker warns in the middle of a lesson
@@ -240,20 +180,11 @@ def _keep_signals(notebook: NotebookNode) -> None:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
 
 
-def _peak_megabytes() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return int(peak / (1e6 if sys.platform == "darwin" else 1e3))
-
-
-def _read(path: Path) -> Any:
+def _read(path: Path, empty: Any) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return empty
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,8 +3,7 @@
 from mmhelpers.data.folder import Row, read_folder
 from mmhelpers.data.problems import DataError
 from mmhelpers.data.schema import SPLITS, Collection, Retrieval, load, paths, save
-from mmhelpers.data.sources import from_folder, from_shop, open_source
-from mmhelpers.data.splits import MIN_ROWS, near_duplicates
+from mmhelpers.data.sources import MIN_ROWS, from_folder, from_shop, near_duplicates, open_source
 
 __all__ = [
     "MIN_ROWS", "SPLITS", "Collection", "DataError", "Retrieval", "Row", "from_folder", "from_shop", "load",

@@ -44,8 +44,7 @@ def read_folder(
 
     Args:
         source: a folder or a table, in any of the forms that `data/README.md` shows.
-        options: `image` and `text` name columns; `bad="skip"` leaves out rows with problems.
-        skipped: takes a dictionary (file, row, problem) for each problem of a row that is left out.
+        options: `image` and `text` name columns; with `bad="skip"` rows with problems go into `skipped`.
 
     Raises: DataError with everything that is wrong, by row. No row is ever left out silently.
     """
@@ -137,7 +136,7 @@ def _check_unique(entries: list[Entry], report: Report) -> None:
 def _look(path: Path) -> tuple[np.ndarray, str] | str:
     """Fingerprint and content of a picture, or what is wrong with it."""
     try:
-        picture, _ = load_picture(path)
+        picture = load_picture(path)
     except Exception as error:  # decoders raise nearly anything for damaged files
         why = str(error).replace(repr(str(path)), "it") or type(error).__name__
         return f"the picture cannot be used ({why}); repair or replace it"

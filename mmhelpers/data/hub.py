@@ -2,7 +2,6 @@
 
 hub:owner/name                              columns found by their usual names
 hub:owner/name@revision?image=picture&text=caption_0,caption_1&config=...&split=train
-hub:flickr8k                                a short name
 table.parquet, a folder of such files, a folder from save_to_disk: likewise, without "hub:"
 """
 
@@ -27,12 +26,6 @@ from mmhelpers.data.problems import DataError, Report, as_data_error
 from mmhelpers.data.tables import choose_columns
 
 OPTIONS = ("image", "text", "config", "split")
-SHORT_NAMES = {
-    "flickr8k": "jxie/flickr8k",
-    "fashion": "Marqo/fashion200k",
-    "documents": "tomaarsen/llamaindex-vdr-en-train-preprocessed",
-    "radiology": "unsloth/Radiology_mini",
-}
 SHUFFLED = 1000  # rows held at a time, out of which chance takes the next
 
 
@@ -59,32 +52,39 @@ def gather(place: str, options: Mapping[str, str], profile: Profile, cache: Path
     """
     if unknown := sorted(options.keys() - set(OPTIONS)):
         raise DataError(place, [f"there is no option {unknown[0]!r}; there are {', '.join(OPTIONS)}"])
-    fetched, name = place.startswith("hub:"), place.removeprefix("hub:")
-    name, _, revision = SHORT_NAMES.get(name, name).partition("@") if fetched else (name, "", "")
-    shown = name if fetched else Path(name).name  # a path on this disk does not travel
+    fetched, name = place.startswith("hub:"), shown(place)
     limit = profile.n_train + profile.n_validation + profile.n_test
     digest = hashlib.sha256(json.dumps([place, sorted(options.items()), limit, profile.seed]).encode())
-    folder = cache / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', shown)}-{digest.hexdigest()[:10]}"
+    folder = cache / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{digest.hexdigest()[:10]}"
     if fetched and folder.is_dir():
-        print(f"{shown}: fetched before, in {folder.name}", flush=True)
+        print(f"{name}: fetched before, in {folder.name}", flush=True)
         return folder
     part = cache / f".{folder.name}.new"
     for left in (part, folder):  # of a run that was stopped; of a table on disk, which may have changed
         shutil.rmtree(left, ignore_errors=True)
     (part / "images").mkdir(parents=True)
-    with as_data_error(shown):
-        about = _about(name, revision) if fetched else {"source": shown}
-        config, commit = options.get("config"), about.get("source_commit")
-        rows = _split(_stream(name, config, commit) if fetched else _local(Path(name)), options, shown)
-        rows = rows.shuffle(seed=profile.seed, buffer_size=SHUFFLED)
-        lines = [json.dumps(row | about, ensure_ascii=False) for row in _kept(rows, options, limit, part, shown)]
+    with as_data_error(name):
+        about = _about(place) if fetched else {"source": name}
+        if fetched:
+            where = {"revision": about["source_commit"], "streaming": True}
+            splits = datasets.load_dataset(name, options.get("config"), **where)
+        else:
+            splits = _local(Path(place))
+        rows = _split(splits, options).shuffle(seed=profile.seed, buffer_size=SHUFFLED)
+        lines = [json.dumps(row | about, ensure_ascii=False) for row in _kept(rows, options, limit, part)]
         (part / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
     part.rename(folder)
     return folder
 
 
-def _about(name: str, revision: str) -> dict[str, str]:
+def shown(place: str) -> str:
+    """A source's name as it may travel: the id without its revision, or the name of a file or folder."""
+    return place.removeprefix("hub:").partition("@")[0] if place.startswith("hub:") else Path(place).name
+
+
+def _about(place: str) -> dict[str, str]:
     """Source, commit, and the licence on the card of that commit."""
+    name, _, revision = place.removeprefix("hub:").partition("@")
     info = HfApi().dataset_info(name, revision=revision or None)
     stated = [getattr(info.card_data, key, None) for key in ("license", "license_name")]
     words = [word for value in stated for word in (value if isinstance(value, list) else [value])]
@@ -92,10 +92,6 @@ def _about(name: str, revision: str) -> dict[str, str]:
     licence = licence or "not stated; ask its authors what you may do with it"
     print(f"{name} {info.sha[:12]}: licence {licence}", flush=True)
     return {"source": name, "source_commit": info.sha, "licence": licence}
-
-
-def _stream(name: str, config: str | None, commit: str | None) -> dict[str, IterableDataset]:
-    return datasets.load_dataset(name, config, revision=commit, streaming=True)
 
 
 def _local(place: Path) -> dict[str, IterableDataset]:
@@ -107,21 +103,19 @@ def _local(place: Path) -> dict[str, IterableDataset]:
     return datasets.load_dataset("parquet", **files, streaming=True)
 
 
-def _split(found: Mapping[str, IterableDataset], options: Mapping[str, str], shown: str) -> IterableDataset:
+def _split(found: Mapping[str, IterableDataset], options: Mapping[str, str]) -> IterableDataset:
     """The rows of the chosen split as a stream, with pictures as their bytes or paths."""
     split = options.get("split") or ("train" if "train" in found else next(iter(found)))
     if split not in found:
-        raise DataError(shown, [f"has no split {split!r}; there are {', '.join(found)}"])
+        raise ValueError(f"it has no split {split!r}; there are {', '.join(found)}")
     if found[split].features is None:
-        raise DataError(shown, ["its rows are CSV or JSON; download it, and give the file as DATA"])
+        raise ValueError("its rows are CSV or JSON; download it, and give the file as DATA")
     return found[split].decode(False)  # first of all: what is built on it would decode pictures again
 
 
-def _kept(
-    rows: IterableDataset, options: Mapping[str, str], limit: int, folder: Path, shown: str
-) -> Iterator[dict]:
+def _kept(rows: IterableDataset, options: Mapping[str, str], limit: int, folder: Path) -> Iterator[dict]:
     """Store the first `limit` different pictures; a row of metadata for each row that can be used."""
-    kinds, report = rows.features, Report(Path(shown))
+    kinds, report = rows.features, Report(Path(folder.name.strip(".")))
     pictures = [name for name, kind in kinds.items() if isinstance(kind, Image | dict)]
     image, columns = choose_columns(list(kinds), options, report, pictures)
     if image in kinds and not (image in pictures or getattr(kinds[image], "dtype", "").endswith("binary")):
@@ -147,8 +141,7 @@ def _kept(
         if len(files) == limit:
             break
     if not files:
-        first = left_out[:5] or ["it has no rows"]
-        raise DataError(shown, [f"no row of it can be used; {line}" for line in first])
+        raise ValueError(f"no row of it can be used; {'; '.join(left_out[:5]) or 'it has none'}")
     if left_out:
         print(f"{len(left_out):,} rows cannot be used, the first:", *left_out[:5], sep="\n    ")
 

@@ -1,8 +1,4 @@
-"""Every picture preprocessed once: one array of pixels, in memory or mapped from a file.
-
-The library's collator decodes and resizes each picture again at every step. `encoders.attach_image_cache`
-puts this in front of it.
-"""
+"""Every picture preprocessed once, where the library's collator decodes and resizes it at every step."""
 
 from __future__ import annotations
 
@@ -24,10 +20,8 @@ from mmhelpers.data.images import in_threads
 class ImageCache:
     """Pictures after a model's resize and crop, by path: one uint8 array (n, 3, height, width).
 
-    It lies in memory or is mapped from disk. Rescaling and normalising happen on use: a quarter of the size.
-
-    Args:
-        paths: absolute, one a row of `array`. settings: of the image processor.
+    Rescaling and normalising happen on use: a quarter of the size. `paths` are absolute, one a row of
+    `array`; `settings` are those of the image processor.
     """
 
     def __init__(self, paths: Sequence[str], array: np.ndarray, settings: dict[str, Any]) -> None:
@@ -63,12 +57,7 @@ def serves(processor: Any, name: str, example: torch.Tensor) -> bool:
 def preprocessed(processor: Any, names: list[str], folder: str | Path | None) -> np.ndarray:
     """The uint8 array of the files `names`: mapped from the file in `folder` if that holds, else made.
 
-    Args:
-        processor: an image processor of transformers; only its resize and crop are used.
-        folder: of the file; None keeps the array in memory.
-
-    Raises:
-        ValueError: the pictures do not come out in one size. OSError: an unreadable one, or a full disk.
+    Only the processor's resize and crop are used. Without a folder the array stays in memory.
     """
     first = resized(processor, names[0])
     if folder is None:

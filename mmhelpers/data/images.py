@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 MAX_PIXELS = 50_000_000  # a larger file is a mistake or a decompression bomb
 LONGEST_SIDE = 1024  # pixels; no model here looks closer
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # named ones only: EPS would start Ghostscript
-KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}  # formats that are copied as they are
 
 
 def in_threads(function: Callable[[Any], Any], items: Sequence[Any], what: str) -> Iterator[Any]:
@@ -30,27 +29,18 @@ def text_bar(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
     return iter(tqdm(items, what, total, ascii=True, leave=False, disable=None))
 
 
-def load_picture(file: Path | str | BinaryIO) -> tuple[Image.Image, str | None]:
+def load_picture(file: Path | str | BinaryIO) -> Image.Image:
     """Read a picture as the course uses it: RGB, upright, no side above LONGEST_SIDE, the first frame.
 
     What is transparent turns white; 16-bit and float greys are stretched from their own range to 0..255.
-
-    Returns: the picture, and a suffix for its file if that file is already like this, else None.
-    Raises: ValueError above MAX_PIXELS; for a damaged file whatever its decoder raises.
+    Raises ValueError above MAX_PIXELS, and for a damaged file whatever its decoder raises.
     """
     with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             given = f"{image.width} x {image.height} pixels"
             raise ValueError(f"gigantic: {given}, the limit is {MAX_PIXELS // 10**6} million; reduce it")
-        size = image.size
         image.draft(None, (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))  # large JPEGs: eight times as fast
         image.load()
-        as_it_is = (
-            (image.mode, image.format in KEPT, image.has_transparency_data) == ("RGB", True, False)
-            and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            and getattr(image, "n_frames", 1) == 1
-            and max(size) <= LONGEST_SIDE
-        )
         picture = ImageOps.exif_transpose(image)
     if picture.mode[0] in "IF":
         values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0, neginf=0)
@@ -61,21 +51,14 @@ def load_picture(file: Path | str | BinaryIO) -> tuple[Image.Image, str | None]:
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
     picture = picture.convert("RGB")
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    return picture, KEPT[image.format] if as_it_is else None
+    return picture
 
 
 def store_picture(raw: bytes, target: Path) -> Path:
-    """Write the bytes of a picture's file, encoded anew only if `load_picture` had to change it.
-
-    Args: target: without a suffix. Returns: the file that was written.
-    """
-    picture, suffix = load_picture(io.BytesIO(raw))
-    lossy = raw[:2] == b"\xff\xd8" or raw[8:12] == b"WEBP"
-    file = target.with_name(target.name + (suffix or (".jpg" if lossy else ".png")))
-    if suffix:
-        file.write_bytes(raw)
-    else:
-        picture.save(file, icc_profile=None, **({"quality": 95, "subsampling": 0} if lossy else {}))
+    """Write a picture's file as `load_picture` reads it, to `target` with a suffix; returns the file."""
+    lossy = raw[:2] == b"\xff\xd8" or raw[8:12] == b"WEBP"  # drawings and screenshots stay sharp
+    file = target.with_name(target.name + (".jpg" if lossy else ".png"))
+    load_picture(io.BytesIO(raw)).save(file, **({"quality": 95, "subsampling": 0} if lossy else {}))
     return file
 
 

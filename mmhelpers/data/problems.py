@@ -108,5 +108,5 @@ def as_data_error(place: str) -> Iterator[None]:
         said = next(iter(str(error).strip().splitlines()), "")
         for secret in filter(None, [get_token(), *re.findall(r"hf_\w{8,}", said)]):
             said = said.replace(secret, "hf_...")
-        what = refusal(error, "data set") or f"{type(error).__name__}: {said}"
+        what = refusal(error, "data set") or (said if type(error) is ValueError else f"{type(error).__name__}: {said}")
         raise DataError(place, [what]) from None  # the chain might show a request's headers

@@ -3,7 +3,6 @@
 images/                                             the pictures, flat
 train.parquet, validation.parquet, test.parquet     file_name, image_id, text, spec, other columns
 collection.json                                     name, licence, has_specs; queries, qrels, slices by split
-README.md                                           the data card
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,19 +27,12 @@ SCHEMA = ("image", "image_id", "text", "spec")
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The ground truth of one split.
+    """The ground truth of one split."""
 
-    Args:
-        queries: query id -> text.
-        corpus: image id -> path of the picture.
-        qrels: query id -> image id -> grade; what is not there has grade 0.
-        slices: name -> query ids; "all" goes without saying.
-    """
-
-    queries: dict[str, str]
-    corpus: dict[str, str]
-    qrels: dict[str, dict[str, int]]
-    slices: dict[str, list[str]]
+    queries: dict[str, str]  # query id -> text
+    corpus: dict[str, str]  # image id -> path of the picture
+    qrels: dict[str, dict[str, int]]  # query id -> image id -> grade; what is not there has grade 0
+    slices: dict[str, list[str]]  # name -> query ids; "all" goes without saying
 
     def right_answers(self, query: str) -> list[str]:
         """The images with the best grade that the query has, in the order of its judgements."""
@@ -92,15 +84,10 @@ def save(collection: Collection, folder: Path) -> None:
     kept = ("queries", "qrels", "slices")  # the corpus is the split
     about["truth"] = {s: {name: getattr(t, name) for name in kept} for s, t in collection.truth.items()}
     (images.parent / "collection.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
-    (images.parent / "README.md").write_text("\n".join(_card(collection)), encoding="utf-8")
 
 
 def load(folder: Path) -> Collection:
-    """Read what `save` wrote, wherever the folder lies now.
-
-    Raises:
-        DataError: pictures are gone; they are named.
-    """
+    """Read what `save` wrote, wherever the folder lies now. Raises DataError that names pictures that are gone."""
     folder = Path(folder).resolve()
     about = json.loads((folder / "collection.json").read_text(encoding="utf-8"))
     there, gone, splits = {f"images/{name}" for name in os.listdir(folder / "images")}, [], DatasetDict()
@@ -110,10 +97,8 @@ def load(folder: Path) -> Collection:
         splits[split] = as_dataset({"image": str(folder / row.pop("file_name")), **row} for row in rows)
     if gone:
         raise DataError(folder, [f"{name} is gone; make the dataset again" for name in gone])
-    about["truth"] = {
-        split: Retrieval(corpus=corpus_of(splits[split]), **kept) for split, kept in about["truth"].items()
-    }
-    return Collection(splits=splits, **about)
+    truth = {split: Retrieval(corpus=corpus_of(splits[split]), **kept) for split, kept in about["truth"].items()}
+    return Collection(**{**about, "splits": splits, "truth": truth})
 
 
 def images_folder(folder: Path) -> Path:
@@ -134,19 +119,3 @@ def as_dataset(rows: Iterable[Mapping[str, str]]) -> Dataset:
 def corpus_of(split: Dataset) -> dict[str, str]:
     """Image id -> path of the picture."""
     return dict(zip(split["image_id"], paths(split), strict=True))
-
-
-def _card(collection: Collection) -> Iterator[str]:
-    yield f"# {collection.name}\n\nLicence: {collection.licence}\n"
-    yield "| split | pictures | queries |\n|---|---|---|"
-    for name, split in collection.splits.items():
-        yield f"| {name} | {len(split):,} | {len(collection.truth[name].queries):,} |"
-    for name, truth in collection.truth.items():
-        slices = ", ".join(f"{slice_} ({len(queries):,})" for slice_, queries in truth.slices.items())
-        yield f"\nSlices of the {name} queries: {slices}."
-    others = [column for column in collection.splits["train"].column_names if column not in SCHEMA]
-    yield f"\nColumns: {', '.join([*SCHEMA, *others])}."
-    for column in others:
-        values = sorted({value for split in collection.splits.values() for value in split[column] if value})
-        if 0 < len(values) <= 20:
-            yield f"\n{column}: {', '.join(values)}."

@@ -108,7 +108,7 @@ def choose_columns(
 def _one_form(entry: dict, image: str, texts: list[str]) -> dict:
     """A row with our names, all its texts in the list `texts`; a text that is no string stays as it is."""
     found = []
-    for value in map(entry.get, [*texts, *(["texts"] if isinstance(entry.get("texts"), list) else [])]):
+    for value in map(entry.get, texts):
         found += value if isinstance(value, list) else [value]
     if len(texts) > 1:  # of several columns, some may be empty
         found = [text for text in found if text not in (None, "")] or found[:1]
@@ -195,5 +195,6 @@ def _without_table(root: Path, report: Report) -> list[Entry]:
         except (OSError, UnicodeDecodeError):
             what = f"there is no {path.stem}.txt in UTF-8 beside it; write one"
             report.add(row, what, entry["file_name"])
-    print(f"{root.name}: {len(entries):,} pictures, " + ("a text file beside each" if beside else "in classes"))
+    how = "a text file beside each" if beside else "in folders for classes"
+    print(f"{root.name}: {len(entries):,} pictures, {how}")
     return entries

@@ -29,20 +29,11 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
     return sorted(scores, key=lambda document: (float(np.float32(scores[document])), document), reverse=True)
 
 
-def per_query(
-    run: Run, qrels: Mapping[str, Mapping[str, int]], metrics: Sequence[str] = METRICS
-) -> pd.DataFrame:
-    """Metrics of each query.
+def per_query(run: Run, qrels: Mapping[str, Mapping[str, int]], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """Metrics of each query of `qrels`: a row each, a float column a metric; what the run lacks counts 0.
 
     Args: metrics: names `recall@k` (R@k), `accuracy@k` (Success@k), `mrr@k` (RR@k), `ndcg@k` (nDCG@k).
-
-    Returns:
-        One row a query of `qrels` (index: query id), one float column a metric. A query that the run lacks
-        counts 0.
-
-    Raises:
-        ValueError: a metric is unknown, the run has a query without judgements, or a query has no relevant
-            document, so that no ranking can be right.
+    Raises: ValueError: unknown metric, query without judgements, query without a relevant document.
     """
     parsed = {name: _parsed(name) for name in metrics}
     if stray := sorted(set(run) - set(qrels)):
@@ -77,9 +68,6 @@ class PairedResult:
     high: float
     p_value: float
 
-    def __str__(self) -> str:
-        return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p_value:.4f}"
-
     def verdict(self, better: str = "better", worse: str = "worse") -> str:
         """The result as words, with its interval."""
         span = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
@@ -88,14 +76,11 @@ class PairedResult:
         return f"{better if self.difference > 0 else worse} by {abs(self.difference):.3f} ({span})"
 
 
-def interval(
-    values: Sequence[float], seed: int = 0, level: float = 0.95, n: int = 2000
-) -> tuple[float, float, float]:
+def interval(values: Sequence[float], seed: int = 0, level: float = 0.95, n: int = 2000) -> tuple[float, float, float]:
     """Mean over queries with its percentile bootstrap interval (Efron and Tibshirani 1993, ch. 13).
 
     It says how much the mean would move with other queries of the same sort, not with another training seed.
-
-    Returns: (mean, low, high); the same seed draws the same resamples, whatever the values.
+    Returns (mean, low, high); the same seed draws the same resamples, whatever the values.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values):
@@ -109,9 +94,8 @@ def interval(
 def paired_test(a: Sequence[float], b: Sequence[float], seed: int = 0, n: int = 10_000) -> PairedResult:
     """Compare two systems on the same queries, one value each in the same order: is b better than a?
 
-    Returns:
-        Mean of b - a with its bootstrap interval, and the two-sided p-value of the sign-flip randomisation
-        test (Smucker, Allan and Carterette 2007), (extreme + 1) / (n + 1).
+    Returns the mean of b - a with its bootstrap interval, and the two-sided p-value of the sign-flip
+    randomisation test (Smucker, Allan and Carterette 2007), (extreme + 1) / (n + 1).
     """
     if isinstance(a, pd.Series) and isinstance(b, pd.Series) and not a.index.equals(b.index):
         raise ValueError("a paired test needs the same queries in the same order on both sides")

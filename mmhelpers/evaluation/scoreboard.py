@@ -21,10 +21,9 @@ _KEPT_ANSWERS = 10  # answers a query that the scoreboard remembers for the gall
 
 
 class Scoreboard:
-    """What each stage reached, in `scoreboard.json`, a list of rows with the keys `COLUMNS`.
+    """What each stage reached, in `scoreboard.json`: rows with the keys `COLUMNS`.
 
-    Beside it, `per_query.json` keeps each query's metrics and first ten answers, so that stages can be
-    compared query by query without running a model again.
+    Beside it, `per_query.json` keeps each query's metrics and first ten answers, for paired tests.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -51,15 +50,11 @@ class Scoreboard:
     ) -> pd.DataFrame:
         """Measure a run on all slices and write it down, in place of this stage's earlier rows.
 
-        Args:
-            stage: one of `STAGES`; `course.stages.register` adds another.
-            train_seconds: training time of this stage's model, all stages before it included.
-
-        Returns:
-            This stage on the whole split: a row a metric, with value, low, high and n_queries.
+        Args: stage: one of `STAGES`. train_seconds: of its model, all stages before it included.
+        Returns: this stage on the whole split: a row a metric, with value, low, high and n_queries.
         """
         if stage not in STAGES:
-            raise ValueError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}, or register it")
+            raise ValueError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}")
         values, new = per_query(run, retrieval.qrels), []
         for name, queries in {"all": list(values.index), **retrieval.slices}.items():
             for metric in METRICS if len(queries) else ():

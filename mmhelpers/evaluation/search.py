@@ -39,12 +39,9 @@ def search(model: SentenceTransformer, retrieval: Retrieval, k: int = 100, batch
 def rerank(model: CrossEncoder, run: Run, retrieval: Retrieval, k: int = 100) -> Run:
     """Put the first k answers of each query into the order of a cross-encoder.
 
-    Args:
-        model: predicts one score for a (query text, image path) pair.
-        run: the first stage. Answers below k keep their order, after the reranked ones; their new
-            scores say only that.
+    Answers below k keep their order, after the reranked ones; their new scores say only that.
 
-    Returns: a run with the same answers, best first.
+    Args: model: predicts one score for a (query text, image path) pair. run: the first stage.
     Raises: ValueError: a query has no answers, or the scores are not numbers.
     """
     reranked: Run = {}

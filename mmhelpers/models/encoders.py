@@ -17,8 +17,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 from transformers.utils import logging
 
 from mmhelpers.data import image_cache
-from mmhelpers.data.problems import refusal
 from mmhelpers.data.image_cache import ImageCache
+from mmhelpers.data.problems import refusal
 
 # What the library takes for a picture.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
@@ -38,18 +38,14 @@ def load(
     What differs from `SentenceTransformer(name_or_path)`: weights are float32 unless asked otherwise and come
     from safetensors only; no code from the model's folder runs; pictures go through Pillow on every machine;
     SigLIP's texts are padded to full length as in its training (otherwise an embedding depends on the rest of
-    the batch), SigLIP 2's are lower-cased as well; a path that names no file is an error, not a text.
-
-    A vision-language model that was made an embedder for Sentence Transformers (Qwen3-VL-Embedding) loads
-    too: one tower reads texts and pictures. It needs torchvision, and sees PIXELS of a picture at most.
+    the batch), SigLIP 2's are lower-cased as well; a path that names no file is an error, not a text. A
+    vision-language embedder (Qwen3-VL-Embedding) loads too, and sees PIXELS of a picture at most.
 
     Args:
         name_or_path: a folder, or a Hub id; "id@revision" pins a branch, a tag, a commit or "refs/pr/1".
-        device: as in SentenceTransformer; None chooses.
         dtype: of the weights; None is float32. For half precision in training use the trainer's fp16 or bf16.
 
-    Raises:
-        EncoderError: no such folder or id, no network, no safetensors, needs own code, or not such a model.
+    Raises: EncoderError: no such folder or id, no network, no safetensors, own code, or not such a model.
     """
     name, pin = str(name_or_path), ""
     if not os.path.isdir(name):
@@ -85,20 +81,15 @@ def attach_image_cache(
 ) -> ImageCache:
     """Preprocess each picture once; from then on `model` answers these paths from the cache.
 
-    That holds for path strings in a dataset column, `encode`, an evaluator and `mine_hard_negatives`. What
-    the model saves stays the library's. Attaching again replaces: give all paths at once. A processor that
-    does more than resize, crop, rescale and normalise (a vision-language model's) cannot be served: then a
-    sentence says so, the cache stays empty, and pictures are processed at each use.
+    That holds for path strings in a dataset column, `encode`, an evaluator and `mine_hard_negatives`; saving
+    the model does not change. Attaching again replaces: give all paths at once. A processor that does more
+    than resize, crop, rescale and normalise cannot be served: a sentence says so, and the cache stays empty.
 
     Args:
-        model: from `load`, or any SentenceTransformer of that kind.
         paths: picture files (repeats are fine), or the cache of a model with the same image processor.
-        folder: keeps the pixels as one file, mapped into memory; None keeps them in memory. A file made of
-            other pictures, older ones or with other settings, or a file cut short, is replaced.
+        folder: keeps the pixels as one file, made anew when it does not fit; None keeps them in memory.
 
-    Raises:
-        EncoderError: the cache is one of a model with another image processor.
-        FileNotFoundError: files are missing; the message names them. OSError: unreadable picture.
+    Raises: EncoderError: a cache of another image processor. OSError: files that are missing or unreadable.
     """
     processor = model.processor.image_processor
     settings = processor.to_dict()
@@ -125,8 +116,8 @@ def attach_image_cache(
 class _CachedTransformer(Transformer):
     """The library's module, with pictures answered from a cache, and texts of like length read together.
 
-    A batch is padded to its longest text, which for captions doubles the work of the text tower. Texts do not
-    see one another, so parts of a batch give the same vectors. Not on a GPU, which small parts leave idle.
+    A batch is padded to its longest text, which for captions doubles a CPU's work; texts do not see one
+    another, so parts of a batch give the same vectors.
     """
 
     ROWS = 32  # texts that go through the tower together
@@ -135,12 +126,8 @@ class _CachedTransformer(Transformer):
     def preprocess(self, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         if self.image_cache is not None and inputs and all(item in self.image_cache for item in inputs):
             return {"pixel_values": self.image_cache.pixels(inputs), "modality": "image"}
-        for item in inputs:
-            if _names_no_file(item):
-                raise FileNotFoundError(
-                    f"{item}: no such picture file, nor is it in the image cache (the library would take the "
-                    "path for a text); correct it: relative paths start at the working directory"
-                )
+        if missing := next(filter(_names_no_file, inputs), None):
+            raise FileNotFoundError(f"{missing}: no such picture (the library would take the path for a text)")
         return super().preprocess(inputs, *args, **kwargs)
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -154,7 +141,7 @@ class _CachedTransformer(Transformer):
         for rows in order.split(self.ROWS):
             longest = int(lengths[rows[-1]])
             part = {name: features[name][rows, :longest] for name in ("input_ids", "attention_mask")}
-            part |= {name: features[name] for name in features.keys() & {"modality"}}
+            part = {**features, **part}
             parts.append(super().forward(part, **kwargs)["sentence_embedding"])
         return {**features, "sentence_embedding": torch.cat(parts)[order.argsort()]}
 

@@ -7,15 +7,11 @@ from torch import Tensor, nn
 
 
 class Fusion(nn.Module):
-    """The trained part: slots, filled from the text, look at the patches; what they find becomes one number.
+    """Slots, filled from the text, look at the patches; what they find becomes one number.
 
-    All of it happens in the towers' shared space, where a text and a picture that belong together are
-    near each other already. A slot begins as the text's embedding, so from the first step it attends to
-    the patches that are like the text.
-
-    Args:
-        dim: of the shared space. patches: of a picture. width: of the last layers.
-        slots: how many things of a text can be looked for at once.
+    All of it happens in the towers' shared space, where a text and a picture that belong together are near
+    each other already. A slot begins as the text's embedding, so from the first step it attends to the
+    patches that are like the text. `dim` is of that space, `width` of the last layers.
     """
 
     def __init__(self, dim: int, patches: int, slots: int, width: int) -> None:
@@ -29,9 +25,7 @@ class Fusion(nn.Module):
         self.position = nn.Parameter(torch.zeros(patches, dim))
         self.sharpness = nn.Parameter(torch.tensor(10.0).log())
         found = (slots + 3) * dim + slots + 1
-        self.correction = nn.Sequential(
-            nn.LayerNorm(found), nn.Linear(found, width), nn.GELU(), nn.Linear(width, 1)
-        )
+        self.correction = nn.Sequential(nn.LayerNorm(found), nn.Linear(found, width), nn.GELU(), nn.Linear(width, 1))
         for part in (self.start.bias, *self.value.parameters(), *self.correction[-1].parameters()):
             nn.init.zeros_(part)  # untrained, it ranks exactly as the retriever does
         self.log_scale = nn.Parameter(torch.tensor(20.0).log())

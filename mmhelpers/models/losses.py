@@ -15,32 +15,22 @@ from torch.nn import functional
 class SigmoidLoss(nn.Module):
     """SigLIP's loss (Zhai et al. 2023, https://arxiv.org/abs/2303.15343): each pair is a yes-no question.
 
-    A softmax asks which candidate of the batch belongs to an anchor. Here every anchor is compared with every
-    candidate by itself: with logits z = scale * cosine + bias, and y = 1 for its own positive, else -1,
-
-        loss = -1 / batch * sum of log sigmoid(y * z) over all pairs.
-
-    Scale (as its logarithm, so that it stays positive) and bias are learned along with the model. The
-    trainer's learning rate hardly moves them: give them theirs, `learning_rate_mapping={"logit_": 1e-2}`.
+    Every anchor is compared with every candidate by itself: with logits z = scale * cosine + bias, and y = 1
+    for its own positive, else -1, the loss is -1 / batch * sum of log sigmoid(y * z) over all pairs. Scale (as
+    its logarithm) and bias are learned along with the model, if they are given their own learning rate:
+    `learning_rate_mapping={"logit_": 1e-2}`.
 
     Args:
-        model: gives texts and pictures embeddings of one size; they are normalised here.
-        scale: at the beginning; the paper's t = 10 and bias suit a model that starts from nothing. None takes
-            the model's own `logit_scale`, which is then trained in place and saved with the model: the choice
-            for a pretrained SigLIP, whose cosines were made for it.
-        bias: likewise, `logit_bias`. It is far below zero because nearly all pairs are negatives.
+        scale, bias: at the beginning; those of the paper suit a model that starts from nothing. None takes the
+            model's own `logit_scale` and `logit_bias`, which are then trained in place and saved with it.
 
-    Inputs: columns (anchor, positive) or (anchor, positive, negative_1, ..., negative_n), without labels. The
-    positives of other rows, and the negatives of all rows, are negatives of an anchor; so use
-    `BatchSamplers.NO_DUPLICATES`, or a picture can be a positive and a negative of the same text.
+    Inputs: columns (anchor, positive) or (anchor, positive, negative_1, ..., negative_n), without labels. All
+    other rows' candidates are negatives of an anchor, so use `BatchSamplers.NO_DUPLICATES`.
 
-    Raises:
-        ValueError: the model has no scale or bias of its own; a batch has less than two columns.
+    Raises: ValueError: the model has no scale or bias of its own; a batch has less than two columns.
     """
 
-    def __init__(
-        self, model: SentenceTransformer, scale: float | None = 10.0, bias: float | None = -10.0
-    ) -> None:
+    def __init__(self, model: SentenceTransformer, scale: float | None = 10.0, bias: float | None = -10.0) -> None:
         super().__init__()
         self.model = model
         given = {"logit_scale": None if scale is None else math.log(scale), "logit_bias": bias}

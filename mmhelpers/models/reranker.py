@@ -27,8 +27,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from mmhelpers.data.problems import refusal
 from mmhelpers.data.images import text_bar
+from mmhelpers.data.problems import refusal
 from mmhelpers.models.encoders import EncoderError
 from mmhelpers.models.fusion import Fusion
 
@@ -42,8 +42,7 @@ class FusionReranker(InputModule):
 
     Args:
         towers: a CLIP- or SigLIP-style `Transformer` module; used as it is and frozen.
-        slots, width: size of the fusion, see `Fusion`.
-        cache_bytes: states kept in memory, for texts and for pictures each.
+        slots, width: of the `Fusion`. cache_bytes: of the states kept, for texts and for pictures each.
     """
 
     config_file_name = "fusion_config.json"
@@ -51,9 +50,7 @@ class FusionReranker(InputModule):
     weights_file_name = "fusion.safetensors"
     tower_folder = "towers"
 
-    def __init__(
-        self, towers: Transformer, slots: int = 4, width: int = 256, cache_bytes: int = 2 << 30
-    ) -> None:
+    def __init__(self, towers: Transformer, slots: int = 4, width: int = 256, cache_bytes: int = 2 << 30) -> None:
         super().__init__()
         self.slots, self.width = slots, width
         self.towers = towers.requires_grad_(False).eval()
@@ -75,27 +72,17 @@ class FusionReranker(InputModule):
         self.fusion.train(mode)  # the towers stay as they are; walking through them at every step costs time
         return self
 
-    def preprocess(
-        self, inputs: Sequence[tuple[str, Picture]] | Sequence[str], **kwargs: Any
-    ) -> dict[str, Tensor]:
-        """Pairs -> their tower states, each text and picture once, from the cache where it has them.
+    def preprocess(self, inputs: Sequence[tuple[str, Picture]] | Sequence[str], **kwargs: Any) -> dict[str, Tensor]:
+        """Pairs of a text and a picture (path or PIL image) -> their tower states, from the cache if there.
 
-        Args:
-            inputs: (text, image path or PIL image) pairs. Texts alone, as the trainer passes them to count
-                tokens for the model card, are only tokenised.
+        Texts alone, as the trainer passes them to count tokens for the model card, are only tokenised.
 
         Returns:
             text_states (texts, tokens, dim), text_mask (texts, tokens), text_vectors (texts, dim), and for
             every pair text_index (pairs,), image_states (pairs, patches, dim), image_vectors (pairs, dim).
-
-        Raises:
-            FileNotFoundError: an image path is not a file. ValueError: a pair is not a text and a picture.
         """
         if isinstance(inputs[0], str):
             return self.towers.preprocess(list(inputs))
-        for pair in inputs:
-            if len(pair) != 2 or not isinstance(pair[0], str):
-                raise ValueError(f"expected pairs (text, image path or PIL image), got {pair!r}")
         keyed = [picture_key(picture) for _, picture in inputs]
         text_states = self._states("text", {text: text for text, _ in inputs})
         image_states = self._states("image", dict(zip(keyed, (pair[1] for pair in inputs), strict=True)))
@@ -120,9 +107,7 @@ class FusionReranker(InputModule):
     def precompute(self, texts: Sequence[str], images: Sequence[Picture]) -> tuple[Tensor, Tensor]:
         """Fill the caches with the states of `texts` and `images`.
 
-        Returns:
-            What the same pass gives besides: the embeddings of the texts (len(texts), dim) and of the images
-            (len(images), dim), float32, normalised, on the CPU; the bi-encoder's own.
+        Returns: their embeddings, which the same pass gives besides: float32 (texts, dim) and (images, dim).
         """
         of_texts = self._states("text", {text: text for text in sorted(texts, key=len)})  # little padding
         keys = [picture_key(image) for image in images]
@@ -133,7 +118,6 @@ class FusionReranker(InputModule):
         return tuple(torch.stack(side) if side else empty for side in vectors)
 
     def clear_cache(self) -> None:
-        """Forget all states."""
         self.texts.clear()
         self.images.clear()
 
@@ -170,9 +154,7 @@ class FusionReranker(InputModule):
             vectors = nn.functional.normalize(output.pooler_output.float(), dim=-1).cpu()
             states = _in_shared_space(self.towers.model, modality, output.last_hidden_state).float()
             states = nn.functional.normalize(states, dim=-1).to("cpu", kept)
-        return [
-            (row[:n].clone(), vector.clone()) for row, n, vector in zip(states, lengths, vectors, strict=True)
-        ]
+        return [(row[:n].clone(), vector.clone()) for row, n, vector in zip(states, lengths, vectors, strict=True)]
 
     def _text_lengths(self, features: dict[str, Tensor]) -> list[int]:
         """How many tokens of each text are no padding."""
@@ -181,10 +163,8 @@ class FusionReranker(InputModule):
         end = "attention_mask" not in features and self.tokenizer.pad_token_id == self.tokenizer.eos_token_id
         return (mask.sum(1) + int(end)).tolist()
 
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Write config, fusion weights and the whole towers (with processor): the folder stands alone."""
-        if not safe_serialization:
-            raise ValueError("the reranker is saved as safetensors only; leave safe_serialization=True")
         self.save_config(output_path)
         save_model(self.fusion, str(Path(output_path, self.weights_file_name)))
         Path(output_path, self.tower_folder).mkdir(exist_ok=True)
@@ -194,9 +174,8 @@ class FusionReranker(InputModule):
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> FusionReranker:
         """Read what `save` wrote; only safetensors and JSON are read, no code and no pickle."""
         folder = Path(model_name_or_path, subfolder)
-        for name in (cls.config_file_name, cls.weights_file_name, f"{cls.tower_folder}/model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} is missing: no reranker was saved in {folder}")
+        if not (folder / cls.weights_file_name).is_file():
+            raise FileNotFoundError(f"{folder / cls.weights_file_name} is missing: no reranker was saved there")
         towers = Transformer.load(
             str(folder / cls.tower_folder), local_files_only=True, trust_remote_code=False,
             model_kwargs={"use_safetensors": True}, processor_kwargs={"backend": "pil"},
@@ -206,27 +185,17 @@ class FusionReranker(InputModule):
         return module
 
 
-def build_reranker(
-    encoder: SentenceTransformer, *, slots: int = 4, width: int = 256, seed: int = 0
-) -> CrossEncoder:
-    """Put an untrained fusion on a copy of the encoder's towers; it ranks as the encoder until trained.
+def build_reranker(encoder: SentenceTransformer, slots: int = 4, width: int = 256, seed: int = 0) -> CrossEncoder:
+    """A CrossEncoder with an untrained fusion on a copy of the encoder's towers: it ranks as the encoder does.
 
-    Args:
-        encoder: CLIP- or SigLIP-style bi-encoder of one `Transformer` module; it is left untouched.
-        slots, width: size of the fusion, see `Fusion`.
-        seed: of the fusion's first weights.
+    `predict` gives raw logits; a sigmoid would make ties of large ones. `seed` is of the first weights.
 
-    Returns:
-        CrossEncoder whose `predict` gives raw logits (no sigmoid, which would make ties of large ones).
-
-    Raises:
-        ValueError: the encoder has further modules that change its embedding's direction.
+    Raises: ValueError: the encoder has further modules that change its embedding's direction.
     """
     source, *rest = encoder
     if not isinstance(source, Transformer) or not all(isinstance(module, Normalize) for module in rest):
-        raise ValueError(
-            f"expected an encoder of one Transformer module, got {[type(m).__name__ for m in encoder]}"
-        )
+        kinds = [type(module).__name__ for module in encoder]
+        raise ValueError(f"expected an encoder of one Transformer module, got {kinds}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = FusionReranker(copy.deepcopy(source), slots, width)
@@ -234,13 +203,9 @@ def build_reranker(
 
 
 def load_reranker(path: str | Path, device: str | None = None) -> CrossEncoder:
-    """Load a saved reranker; nothing of it is executed, unlike with `trust_remote_code`.
+    """Load a saved reranker, from its folder or from the Hub ("owner/name@revision"); none of its code runs.
 
-    Args:
-        path: its folder, or its id on the Hub, "owner/name" or "owner/name@revision".
-
-    Raises:
-        FileNotFoundError: a part of the reranker is not in the folder. EncoderError: the Hub has none.
+    Raises: FileNotFoundError: a part of the reranker is not in the folder. EncoderError: the Hub has none.
     """
     if not Path(path).exists():
         repository, _, revision = str(path).partition("@")

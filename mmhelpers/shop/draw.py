@@ -141,14 +141,10 @@ def _badge(pen: ImageDraw.ImageDraw, motif: str, centre: np.ndarray, radius: flo
 def draw_with_regions(
     scene: Scene, size: int = 96, seed: int = 0, variation: float = 1.0
 ) -> tuple[Image.Image, list[Image.Image]]:
-    """Draw a scene and say where its products are.
+    """The picture (RGB) of a scene, and for each product an 'L' mask of its pixels, all (size, size).
 
-    Args:
-        size: of the square picture in pixels; the same picture at every size.
-        seed: of turn, size, place, light and tint.
-        variation: how far chance may go; 0 is a straight pose, 1 the shop's.
-
-    Returns: the picture (RGB) and for each product an 'L' mask of its pixels, both (size, size).
+    `seed` is of turn, size, place, light and tint; `variation` says how far chance may go: 0 is a straight
+    pose, 1 the shop's. It is the same picture at every size.
     """
     rng, factor = random.Random(seed), 3 if size < 192 else 2
     side, from_left, tint = size * factor, rng.random() < 0.5, rng.randrange(3)

@@ -236,13 +236,7 @@ def build(
 ) -> Shop:  # fmt: skip
     """A whole shop, the same for the same arguments; the test split does not depend on the others' sizes.
 
-    Args:
-        n_train: pictures to train on; so `n_validation` and `n_test`, of which no two show the same.
-        n_queries: queries of the test split; `n_queries_validation` and `n_queries_train` of the others.
-        seed: of everything that chance decides.
-
-    Raises:
-        ValueError: where there are not as many products, or not enough pictures for the queries.
+    No two of the pictures show the same. `n_queries` are those of the test split.
     """
     sizes = {"test": n_test, "validation": n_validation, "train": n_train}
     asked = {"test": n_queries, "validation": n_queries_validation, "train": n_queries_train}

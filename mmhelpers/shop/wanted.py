@@ -50,10 +50,7 @@ class Wanted:
     @classmethod
     def of(cls, scene: Scene, backdrop: bool = True) -> Wanted:
         """All that this picture shows, with or without its backdrop."""
-        items = (
-            WantedItem((i.kind,), None, i.colour, i.pattern, i.colour2, i.motif or NO_MOTIF)
-            for i in scene.items
-        )
+        items = (WantedItem((i.kind,), None, i.colour, i.pattern, i.colour2, i.motif or NO_MOTIF) for i in scene.items)
         return cls(tuple(items), scene.backdrop if backdrop else None, scene.relation)
 
     def to_json(self) -> str:
@@ -79,9 +76,8 @@ def grade(wanted: Wanted, scene: Scene) -> int:
     | two minor attributes, or one major attribute: colour, pattern                     | 1     |
     | more than that, or a kind that was not asked for, or a wanted product is missing  | 0     |
 
-    A swapped twin differs in an attribute of both products: 0, or 1 where only second colours or motifs are
-    swapped. A query that is not graded (an underspecified one) is answered (3) or not (0), and a product too
-    many does not count against it.
+    A query that is not graded (an underspecified one) is answered (3) or not (0), and a product too many does
+    not count against it.
     """
     if len(wanted.items) > len(scene.items):
         return 0

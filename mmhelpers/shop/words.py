@@ -123,9 +123,7 @@ class _Speaker:
             text = opening + text
         if wanted.backdrop:
             name = self.word(wanted.backdrop)
-            place = rng.choice(_WORDS["places"][wanted.backdrop]).format(
-                name if name == "tiles" else _a(name)
-            )
+            place = rng.choice(_WORDS["places"][wanted.backdrop]).format(name if name == "tiles" else _a(name))
             ahead = ":" not in text and not opening and rng.random() < 0.25
             text = f"{place}: {text}" if ahead else f"{text}, {place}"
         if self.filler and rng.random() < 0.3 and ":" not in text:
@@ -165,11 +163,7 @@ def caption_wanted(scene: Scene, rng: random.Random) -> Wanted:
 
 
 def generic_caption(scene: Scene, rng: random.Random, full: bool = True) -> str:
-    """A caption in common English, as a general model would have met it: one line in lower case.
-
-    Args:
-        full: name every attribute; otherwise some are left out at random (never a kind).
-    """
+    """A caption in common English, of every attribute or, if not `full`, of some (and of every kind)."""
     wanted = Wanted.of(scene) if full else leave_out(Wanted.of(scene), rng)
     return _Speaker(rng, {}, filler=rng.random() < FILLER_SHARE).say(wanted)
 

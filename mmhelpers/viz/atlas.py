@@ -1,7 +1,6 @@
 """An interactive map of pictures and texts in one HTML file that needs no network, now or later.
 
-The pictures are one JPEG sheet of thumbnails and the rest is JSON, so that 2,000 points cost about
-1.2 MB. The file may be opened with a search in its address: `atlas.html#q=mug`.
+It may be opened with a search in its address: `atlas.html#q=mug`. 2,000 points cost about 1.2 MB.
 """
 
 from __future__ import annotations
@@ -41,19 +40,13 @@ def write(
         pictures, captions, groups: n image files, what each one's panel says, and a name for its colour in
             the legend; the rarest share one grey "other".
         texts: m texts, queries for instance, drawn as diamonds.
-        picture_xy, text_xy: float, shapes (n, 2) and (m, 2), one common projection of both.
-        picture_embeddings, text_embeddings: float, shapes (n, d) and (m, d); the nearest texts of a picture
-            and the other way round are found here by cosine, not on the map.
-        quality: of the thumbnails' JPEG.
-
-    Raises: ValueError: lengths that do not agree, or coordinates that are not finite.
+        picture_xy, text_xy: float (n, 2) and (m, 2), one common projection of both.
+        picture_embeddings, text_embeddings: float (n, d) and (m, d), for the nearest neighbours by cosine.
     """
     n, m = len(pictures), len(texts)
     given = [len(side) for side in (captions, groups, picture_xy, picture_embeddings)]
     if given != [n] * 4 or (len(text_xy), len(text_embeddings)) != (m, m):
-        raise ValueError(
-            f"{n} pictures and {m} texts, but captions, groups, coordinates or embeddings differ"
-        )
+        raise ValueError(f"{n} pictures and {m} texts, but captions, groups, coordinates or embeddings differ")
     near = _neighbours(picture_embeddings, text_embeddings)
     legend, members = _legend(groups)
     columns = max(1, int(np.ceil(np.sqrt(n))))

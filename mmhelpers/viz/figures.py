@@ -1,8 +1,7 @@
 """Static figures for the notebooks: small PNGs, colours that colour-blind readers can tell apart.
 
-Every function returns its Figure and closes it in pyplot, so that a notebook shows it once, as the last
-value of a cell (or with `display`). Pictures are paths or PIL images; sheets of pictures are laid out in
-pixels, so that a thumbnail is never resampled twice.
+Every function returns its Figure and closes it in pyplot, so that a notebook shows it once, as the last value
+of a cell. Sheets of pictures are laid out in pixels, so that a thumbnail is never resampled twice.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
 from mmhelpers.course.stages import STAGES
@@ -76,38 +74,6 @@ def retrieval_gallery(rows: Sequence[tuple[str, Answers]], title: str = "", top_
     return figure
 
 
-def similarity_matrix(
-    matrix: np.ndarray, texts: Sequence[str], pictures: Sequence[Picture], title: str = ""
-) -> Figure:
-    """Heatmap of text-image similarities, texts down, thumbnails across, true pairs (diagonal) outlined.
-
-    Args:
-        matrix: float, shape (texts, pictures); about 4 to 16 of each can be read.
-    """
-    matrix = np.asarray(matrix, dtype=float)
-    rows, columns = matrix.shape
-    cell, text_wide = 56, 230
-    figure, place = _sheet(text_wide + columns * cell + 90, (rows + 1) * cell, title)
-    for column, picture in enumerate(pictures):
-        _put(place(text_wide + column * cell + 3, 0, 50, 50), picture, 50)
-    axes = place(text_wide, cell, columns * cell, rows * cell)
-    heat = axes.imshow(matrix, cmap="cividis", aspect="auto")
-    axes.set_xticks([])
-    axes.set_yticks(range(rows), [_wrap(text, 40, 3) for text in texts], fontsize=7.5)
-    axes.tick_params(length=0)
-    if max(rows, columns) <= 12:
-        middle = (matrix.min() + matrix.max()) / 2
-        for (row, column), value in np.ndenumerate(matrix):
-            colour = "black" if value > middle else "white"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=colour)
-    for pair in range(min(rows, columns)):
-        axes.add_patch(Rectangle((pair - 0.47, pair - 0.47), 0.94, 0.94, fill=False, ec=VERMILLION, lw=2))
-    bar = figure.colorbar(heat, cax=place(text_wide + columns * cell + 14, cell, 12, rows * cell))
-    bar.set_label("similarity (true pairs outlined)", fontsize=8)
-    bar.ax.tick_params(labelsize=7.5)
-    return figure
-
-
 def metric_bars(frame: pd.DataFrame, metric: str = "ndcg@10", split: str = "test", title: str = "") -> Figure:
     """One bar a stage with its 95 % interval, from `Scoreboard.frame()`."""
     rows = frame[(frame["metric"] == metric) & (frame["split"] == split) & (frame["slice"] == "all")]
@@ -115,9 +81,7 @@ def metric_bars(frame: pd.DataFrame, metric: str = "ndcg@10", split: str = "test
     figure, axes = _axes((7, 0.55 * len(rows) + 1.3))
     colours = [STAGES[stage] for stage in rows["stage"]]
     errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-    axes.barh(
-        rows["stage"].astype(str), rows["value"], xerr=errors, capsize=4, color=colours, ecolor="#222222"
-    )
+    axes.barh(rows["stage"].astype(str), rows["value"], xerr=errors, capsize=4, color=colours, ecolor="#222222")
     for position, (value, high) in enumerate(zip(rows["value"], rows["high"], strict=True)):
         axes.text(high + 0.015, position, f"{value:.3f}", va="center", fontsize=9)
     axes.invert_yaxis()
@@ -128,9 +92,25 @@ def metric_bars(frame: pd.DataFrame, metric: str = "ndcg@10", split: str = "test
     return _finish(figure, axes, title or story)
 
 
-def curve(
-    series: Mapping[str, Sequence], xlabel: str, ylabel: str, title: str = "", log_x: bool = False
-) -> Figure:
+def slices(frame: pd.DataFrame, metric: str = "ndcg@10", split: str = "test", title: str = "") -> Figure:
+    """Each slice of the queries with the value and interval of every stage, from `Scoreboard.frame()`."""
+    rows = frame[(frame["metric"] == metric) & (frame["split"] == split)].sort_values("stage", kind="stable")
+    names, stages = list(rows["slice"].unique()), list(rows["stage"].unique())
+    figure, axes = _axes((max(6.5, 1.25 * len(names) + 1.5), 4))
+    for index, stage in enumerate(stages):
+        part = rows[rows["stage"] == stage]
+        x = np.array([names.index(name) for name in part["slice"]]) + (index - (len(stages) - 1) / 2) * 0.14
+        errors = [part["value"] - part["low"], part["high"] - part["value"]]
+        look = {"fmt": _MARKERS[index], "color": STAGES[stage], "capsize": 2, "ms": 6}
+        axes.errorbar(x, part["value"], errors, label=stage, **look)
+    counts = rows.groupby("slice")["n_queries"].max()
+    axes.set_xticks(range(len(names)), [f"{_wrap(name, 14, 2)}\n({counts[name]})" for name in names])
+    axes.set(ylim=(0, 1.02), ylabel=f"{metric}, 95 % interval", xlabel="slice of the queries (how many)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return _finish(figure, axes, title or f"{metric} by slice on {split}")
+
+
+def curve(series: Mapping[str, Sequence], xlabel: str, ylabel: str, title: str = "", log_x: bool = False) -> Figure:
     """Lines with markers: learning curves, or quality against depth or milliseconds.
 
     Args:
