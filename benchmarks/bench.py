@@ -2,7 +2,6 @@
 
 python -m benchmarks.bench             results/<machine>.json and the tables of README.md: 7 min on two cores
 python -m benchmarks.bench --quick     half a minute: shows that all works; its numbers mean nothing
-python -m benchmarks.bench --tables    only README.md anew from the results
 """
 
 from __future__ import annotations
@@ -41,18 +40,14 @@ def run(size: workload.Size) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="toy sizes; prints, and keeps nothing")
     parser.add_argument("--out", type=Path, help="folder for the result instead of benchmarks/results")
-    parser.add_argument("--tables", action="store_true", help="measure nothing, write README.md")
     chosen = parser.parse_args()
-    if not chosen.tables:
-        found = run(workload.QUICK if chosen.quick else workload.FULL)
-        print("\n" + report.tables(found))
-        if chosen.out or not chosen.quick:
-            report.write(found, chosen.out or report.RESULTS)
+    found = run(workload.QUICK if chosen.quick else workload.FULL)
+    print("\n" + report.tables(found))
+    if chosen.out or not chosen.quick:
+        report.write(found, chosen.out or report.RESULTS)
     if not (chosen.quick or chosen.out):
         report.PAGE.write_text(report.page(), encoding="utf-8")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,16 +18,14 @@ import faiss  # noqa: E402
 import numpy as np  # noqa: E402
 from sentence_transformers.util.quantization import quantize_embeddings  # noqa: E402
 
-from benchmarks.measure import say  # noqa: E402
+from benchmarks.measure import now, say, timed  # noqa: E402
 from benchmarks.workload import Pairs, Size, load  # noqa: E402
 
 DIMS, K, QUERIES = 64, 10, 500
 SETTINGS = {
-    "exact": ("", (0,)),
-    "HNSW": ("efSearch", (20, 80, 320, 1280)),
-    "IVF-PQ": ("nprobe", (2, 8, 32, 128)),
+    "exact": ("", (0,)), "HNSW": ("efSearch", (20, 80, 320, 1280)), "IVF-PQ": ("nprobe", (2, 8, 32, 128)),
     "binary": ("candidates", (40, 160, 640, 2560, 10240)),
-}
+}  # fmt: skip
 CORES = os.cpu_count() or 1
 Search = Callable[[np.ndarray], np.ndarray]
 
@@ -85,26 +82,20 @@ def searches(name: str, index: Any, rows: np.ndarray, middle: np.ndarray) -> Ite
         found = index.search(bits(queries, middle), min(value, len(rows)))[1]
         return rescored(found, queries)
 
+    kinds = {"IVF-PQ": lambda queries: rescored(index.search(queries, 20 * K)[1], queries), "binary": by_bits}
     for value in SETTINGS[name][1]:
         if name == "HNSW":
             index.hnsw.efSearch = value
         elif name == "IVF-PQ":
             index.nprobe = value
-        yield value, {
-            "IVF-PQ": lambda queries: rescored(index.search(queries, 20 * K)[1], queries),
-            "binary": by_bits,
-        }.get(name, lambda queries: index.search(queries, K)[1])
+        yield value, kinds.get(name, lambda queries: index.search(queries, K)[1])
 
 
 def milliseconds(search: Search, queries: np.ndarray, n: int = 40) -> float:
     """The median time of one query at a time, on one core."""
     faiss.omp_set_num_threads(1)
-    took = []
-    for number in range(min(n + 1, len(queries))):
-        began = time.perf_counter()
-        search(queries[number : number + 1])
-        took.append(1000 * (time.perf_counter() - began))
-    return float(f"{np.median(took[1:]):.3g}")
+    took = [1000 * timed(lambda one=one: search(one)) for one in np.split(queries, len(queries))[: n + 1]]
+    return float(f"{np.median(took[1:]):.3g}")  # the first call is slower
 
 
 def measure(pairs: Pairs, size: Size) -> dict[str, Any]:
@@ -114,9 +105,9 @@ def measure(pairs: Pairs, size: Size) -> dict[str, Any]:
     queries, rows = texts[:QUERIES], crowd(real, size.vectors, rng)
     say(f"search among {len(rows):,} vectors")
     for name, (knob, _) in SETTINGS.items():
-        began = time.perf_counter()
+        began = now()
         index = build(name, rows, real.mean(axis=0), rng)
-        seconds = time.perf_counter() - began
+        seconds = now() - began
         serialize = faiss.serialize_index_binary if name == "binary" else faiss.serialize_index
         about = {"index": name, "megabytes": round(serialize(index).nbytes / 1e6, 3)}
         about["build_seconds"] = round(seconds, 1)

@@ -21,12 +21,7 @@ def say(text: str) -> None:
 
 
 def summary(name: str, unit: str, values: Sequence[float]) -> dict[str, Any]:
-    """One row of a table: the median of repeated measurements and their spread.
-
-    Returns:
-        `name`, `unit`, `median`, `runs`, and `low` and `high`: the smallest and the largest value; from eight
-        values on, the quartiles.
-    """
+    """One row of a table: the median, and the smallest and largest value; from eight on, the quartiles."""
     values = sorted(values)
     low, high = values[0], values[-1]
     if len(values) >= 8:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.workload import DEVICE
+from mmhelpers.course.artifacts import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS, PAGE = FOLDER / "results", FOLDER / "README.md"
@@ -26,19 +27,17 @@ def machine() -> dict[str, Any]:
     return {"machine": device, "versions": {name: metadata.version(name) for name in LIBRARIES}}
 
 
-def write(found: dict[str, Any], folder: Path) -> Path:
+def write(found: dict[str, Any], folder: Path) -> None:
     """The result as <machine>.json in `folder`; an older one of the same machine is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{re.sub('[^a-z0-9]+', '-', found['machine'].lower()).strip('-')}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return path
+    name = re.sub("[^a-z0-9]+", "-", found["machine"].lower()).strip("-")
+    write_atomically(folder / f"{name}.json", json.dumps(found, indent=1) + "\n")
 
 
 def page() -> str:
     """README.md with the tables of all results."""
     before, rest = PAGE.read_text(encoding="utf-8").split(START)
-    stored = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json")))
-    return f"{before}{START}\n{''.join(map(tables, stored))}{END}{rest.split(END)[1]}"
+    found = [tables(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(RESULTS.glob("*.json"))]
+    return f"{before}{START}\n{''.join(found)}{END}{rest.split(END)[1]}"
 
 
 def tables(found: dict[str, Any]) -> str:

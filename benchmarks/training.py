@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import itertools
 import os
-import sys
 import tempfile
 from typing import Any
 
 import torch
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from datasets import Image
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from torch import Tensor
@@ -50,11 +46,12 @@ class Trained:
     """The library's trainer, on its own recipe or on the course's; the model is kept from round to round."""
 
     def __init__(self, name: str, pairs: Pairs, size: Size) -> None:
-        self.size, self.plain = size, name in (PLAIN, WORKERS)
+        self.size = size
         self.changes: dict[str, Any] = {}
-        if self.plain:  # as in the library's examples, but in float32 as ours
+        if name in (PLAIN, WORKERS):  # as in the library's examples, but in float32 as ours
             options = {"device": DEVICE, "model_kwargs": {"dtype": torch.float32}}
-            self.model, self.rows = SentenceTransformer(str(CLIP_MINI), **options), pairs.image_rows()
+            self.model = SentenceTransformer(str(CLIP_MINI), **options)
+            self.rows = pairs.rows().cast_column("image", Image())
         else:
             self.model, self.rows = load(), pairs.rows()
             encoders.attach_image_cache(self.model, pairs.pictures)
@@ -71,12 +68,8 @@ class Trained:
             "report_to": "none", "disable_tqdm": True, **self.changes, **changes,
         }  # fmt: skip
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of the library's model card
-            trainer = SentenceTransformerTrainer(
-                model=self.model,
-                args=SentenceTransformerTrainingArguments(**settings),
-                train_dataset=self.rows,
-                loss=MultipleNegativesRankingLoss(self.model, scale=SCALE, **BOTH),
-            )
+            loss = MultipleNegativesRankingLoss(self.model, scale=SCALE, **BOTH)
+            trainer = SentenceTransformerTrainer(self.model, Arguments(**settings), self.rows, loss=loss)
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -88,7 +81,6 @@ class Trained:
 
     def run(self) -> float:
         """Pairs a second of the steps after the warm-up."""
-        keep_freed_memory(not self.plain)
         clock, trainer = Clock(self.size), self.trainer()
         trainer.add_callback(clock)
         trainer.train()
@@ -99,11 +91,10 @@ class Bare:
     """Forward, loss, backward, clip, step: nothing else, on batches that are on the device already."""
 
     def __init__(self, name: str, pairs: Pairs, size: Size) -> None:
-        ours = Trained(OURS, pairs, size)
-        trainer = ours.trainer()
+        trainer = Trained(OURS, pairs, size).trainer()
         batches = itertools.islice(trainer.get_train_dataloader(), size.warmup + size.steps)
         self.size, self.by_length = size, name == BY_LENGTH
-        self.model = ours.model.transformers_model.train()
+        self.model = trainer.model.transformers_model.train()
         self.batches = [self.arranged(*trainer.collect_features(batch)[0]) for batch in batches]
 
     def arranged(self, text: dict[str, Tensor], image: dict[str, Tensor]) -> tuple[list, Tensor]:
@@ -131,11 +122,9 @@ class Bare:
 
     def run(self) -> float:
         """Pairs a second of the steps after the warm-up."""
-        keep_freed_memory(True)
         weights = list(self.model.parameters())
         optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
-        n = len(self.batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, int(WARMUP * n), n)
+        schedule = get_linear_schedule_with_warmup(optimizer, int(WARMUP * (n := len(self.batches))), n)
         for number, batch in enumerate(self.batches):
             if number == self.size.warmup:
                 began = now()
@@ -145,19 +134,6 @@ class Bare:
             optimizer.step()
             schedule.step()
         return self.size.steps * self.size.batch / (now() - began)
-
-
-def keep_freed_memory(keep: bool) -> None:
-    """Give this process the memory settings of `encoders.load`, or those that glibc arrives at by itself.
-
-    The library's recipe does not call `encoders.load`, so it must not profit from it. Linux only.
-    """
-    if keep:
-        encoders.keep_freed_memory()
-    elif sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
-        for name, value in ((trim_threshold, 64 << 20), (top_pad, 128 << 10), (mmap_threshold, 32 << 20)):
-            mallopt(name, value)
 
 
 def measure(pairs: Pairs, size: Size) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from mmhelpers import data
@@ -18,26 +18,16 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """How much is measured."""
 
-    Args:
-        pictures: drawn for all three tables, at least those of one training run.
-        batch: pairs in a training batch.
-        warmup, steps: training steps that are not counted, and that are.
-        rounds: in which the ways to train take turns.
-        candidates: pictures that are reranked for a query.
-        queries: texts whose reranking is timed.
-        vectors: among which is searched.
-    """
-
-    pictures: int
-    batch: int
-    warmup: int
-    steps: int
-    rounds: int
-    candidates: int
-    queries: int
-    vectors: int
+    pictures: int  # drawn for all three tables, at least those of one training run
+    batch: int  # pairs in a training batch
+    warmup: int  # training steps that are not counted
+    steps: int  # those that are
+    rounds: int  # in which the ways to train take turns
+    candidates: int  # pictures that are reranked for a query
+    queries: int  # texts whose reranking is timed
+    vectors: int  # among which is searched
 
 
 FULL = Size(1600, batch=128, warmup=1, steps=4, rounds=4, candidates=100, queries=20, vectors=1_000_000)
@@ -54,10 +44,6 @@ class Pairs:
     def rows(self) -> Dataset:
         """Columns of texts and paths: what notebook 02 trains on."""
         return Dataset.from_dict({"text": self.texts, "image": self.pictures})
-
-    def image_rows(self) -> Dataset:
-        """Columns of texts and decoded pictures: what the library's examples train on."""
-        return self.rows().cast(Features({"text": Value("string"), "image": Image()}))
 
 
 def draw_shop(size: Size, folder: Path) -> Pairs:

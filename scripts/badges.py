@@ -49,11 +49,7 @@ def course(root: Path) -> tuple[str, str]:
 
 
 def owner_name(address: str) -> str:
-    """owner/name of a repository on GitHub, from just that or from its address.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """owner/name of a repository on GitHub, from just that or from its address; else a ValueError."""
     shape = r"(?:https://github\.com/|git@github\.com:)?([\w-]+/[\w.-]+?)(?:\.git)?/?"
     if not (found := re.fullmatch(shape, address.strip())):
         raise ValueError(f"{address!r} is no repository: write REPO=owner/name, as in github.com/owner/name")
@@ -68,8 +64,7 @@ def badges(repository: str, name: str) -> str:
 def with_address(notebook: NotebookNode, name: str, repository: str, version: str) -> NotebookNode:
     """A notebook with badges below its title, the first code cell and metadata made anew.
 
-    Raises:
-        ValueError: the notebook does not begin with a title and, as its first code, a cell tagged "colab".
+    Raises: ValueError where it does not begin with a title and, as its first code, a cell tagged "colab".
     """
     book = nbformat.from_dict(notebook)
     book.metadata = nbformat.from_dict(METADATA)
@@ -87,8 +82,7 @@ def with_address(notebook: NotebookNode, name: str, repository: str, version: st
 def refresh(root: Path, repository: str | None = None) -> list[Path]:
     """Write address and version into pyproject.toml, all notebooks and the README; the files that changed.
 
-    Args:
-        repository: the new owner/name; without one, that of pyproject.toml.
+    Args: repository: the new owner/name; without one, that of pyproject.toml.
     """
     old, version = course(root)
     new = owner_name(repository) if repository else old
@@ -120,10 +114,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     repository, version = course(ROOT)
     print(f"{repository}, version {version}: {len(changed)} files changed")
-    if repository == PLACEHOLDER:
-        print("This is the placeholder, which Colab and Kaggle cannot open: make badges REPO=owner/name")
-    else:
-        print(f"Colab and Kaggle install the tag, so push it: git tag v{version} && git push --tags")
+    tag = f"Colab and Kaggle install the tag, so push it: git tag v{version} && git push --tags"
+    unknown = "This is the placeholder, which Colab and Kaggle cannot open: make badges REPO=owner/name"
+    print(unknown if repository == PLACEHOLDER else tag)
     return 0
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import time
 from collections.abc import Callable
 from multiprocessing import Pool
 from pathlib import Path
@@ -12,37 +10,26 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from mmhelpers.shop import Wanted
 from mmhelpers.shop import stock as shop
 from mmhelpers.shop.draw import draw_with_regions
-from mmhelpers.shop.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, RELATIONS, Scene
+from mmhelpers.shop.spec import ALLOWED, BACKDROPS, RELATIONS, Scene
 
 SIZE, PATCH = 96, 12
 GRID = SIZE // PATCH
 VARIATION = 1.6  # how much wider than the shop (1.0) position, rotation, scale and light vary
-MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
-STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-
-ITEM_CLASSES = (
-    ("kind", KINDS),
-    ("colour", tuple(COLOURS)),
-    ("pattern", (PLAIN, *PATTERNS)),
-    ("colour2", (None, *COLOURS)),
-    ("motif", (None, *MOTIFS)),
-)
-ITEM_WIDTHS = [len(values) for _, values in ITEM_CLASSES]
+MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+ITEM_WIDTHS = [len(values) for values in ALLOWED.values()]
 SCENE_WIDTHS = [*ITEM_WIDTHS, *ITEM_WIDTHS, len(BACKDROPS), 1 + len(RELATIONS)]
 IGNORE = -100
 
 
 def targets(scene: Scene) -> list[int]:
     """The scene as class numbers: first product, second product (ignored if absent), backdrop, relation."""
-    rows: list[int] = []
-    for slot in range(2):
-        for name, values in ITEM_CLASSES:
-            present = slot < len(scene.items)
-            rows.append(values.index(getattr(scene.items[slot], name)) if present else IGNORE)
+    rows = [values.index(getattr(item, name)) for item in scene.items for name, values in ALLOWED.items()]
+    rows += [IGNORE] * (2 * len(ITEM_WIDTHS) - len(rows))
     relation = 0 if scene.relation is None else 1 + RELATIONS.index(scene.relation)
     return [*rows, BACKDROPS.index(scene.backdrop), relation]
 
@@ -58,7 +45,7 @@ def stated(wanted: Wanted, scene: Scene) -> list[int]:
     known = targets(scene)
     for slot, item in enumerate(wanted.items):
         said = (len(item.kinds) == 1, item.colour, item.pattern, item.colour2, item.motif)
-        for column, named in enumerate(said, slot * len(ITEM_CLASSES)):
+        for column, named in enumerate(said, slot * len(ITEM_WIDTHS)):
             rows[column] = known[column] if named else IGNORE
     return rows
 
@@ -77,26 +64,23 @@ def draw_one(job: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, str]:
     return np.asarray(image), owner, scene.to_json()
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file beside its place and move it there: it is whole or not there."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as handle:
         write(handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def draw_shard(folder: Path, name: str, seed: int, start: int, count: int, workers: int) -> Path:
     """Draw pictures start..start+count of a stream into one file, unless it is there already."""
     path = folder / f"{name}.npz"
     if not path.exists():
-        begin = time.time()
         with Pool(workers) as pool:
             rows = pool.map(draw_one, [(seed, i) for i in range(start, start + count)], chunksize=64)
-        images, owners, specs = zip(*rows, strict=True)
-        arrays = {"images": np.stack(images), "owners": np.stack(owners), "specs": np.array(specs)}
-        write_atomically(path, lambda handle: np.savez(handle, **arrays))
-        print(f"{name}: {count} pictures, {count / (time.time() - begin):.0f} a second", flush=True)
+        images, owners, specs = (np.stack(column) for column in zip(*rows, strict=True))
+        write_whole(path, lambda handle: np.savez(handle, images=images, owners=owners, specs=specs))
+        print(f"{name}: {count} pictures", flush=True)
     return path
 
 
@@ -116,7 +100,6 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.scenes)
 
-
-def to_pixels(images: np.ndarray) -> torch.Tensor:
-    """uint8 [n, h, w, 3] to normalised float [n, 3, h, w]."""
-    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+    def pixels(self, rows: np.ndarray | slice) -> torch.Tensor:
+        """Pictures as the model takes them: normalised, float [n, 3, 96, 96]."""
+        return (torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD

@@ -44,21 +44,20 @@ def committed(current: NotebookNode, executed: NotebookNode, root: Path = ROOT) 
 
     Widgets, stderr, timings of cells and addresses in memory go; the repository's path becomes ".".
 
-    Raises:
-        ValueError: other code was run, or a path of this machine remains; the message names cell and path.
+    Raises: ValueError where cells are missing, or a path of this machine remains; it names cell and path.
     """
     book = nbformat.from_dict(current)
     book.metadata = nbformat.from_dict(METADATA)
     for cell in book.cells:
-        kept = {key: cell.metadata[key] for key in ("jupyter", "tags") if key in cell.metadata}
+        kept = {key: value for key, value in cell.metadata.items() if key in ("jupyter", "tags")}
         cell.metadata = nbformat.from_dict(kept)
     for cell, done in zip(code_cells(book), code_cells(executed), strict=True):
         shown = [out for out in done.outputs if WIDGET not in out.get("data", {})]
         cell.outputs = [_plain(out, root) for out in shown if out.get("name") != "stderr"]
         cell.execution_count = done.execution_count
         if path := machine_path(cell.outputs):
-            number = book.cells.index(cell)
-            raise ValueError(f"cell {number} shows a path of this machine, {path}; print it relative")
+            where = f"cell {book.cells.index(cell)}"
+            raise ValueError(f"{where} shows a path of this machine, {path}; print it relative")
     return book
 
 

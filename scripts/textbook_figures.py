@@ -94,15 +94,15 @@ def fetch(slug: str, out: Path, remote: str) -> list[dict[str, str]]:
     stored = store(checkout, commit, names, out / "images", left_out)
     about = {"source": title, "source_repo": repository, "source_commit": commit, "licence": LICENCE}
     rows = [
-        {"file_name": f"images/{stored[names[path]]}", "text": alt, "caption": caption, "credit": credit}
+        about | {"file_name": f"images/{stored[name]}", "text": alt, "caption": caption, "credit": credit}
         for path, alt, caption, credit in figures
-        if names[path] in stored
+        if (name := names[path]) in stored
     ]
     if not rows:
         raise ValueError(f"{where}: it has no figure that can be used")
-    print(f"{title}: {len(rows):,} figures. Left out:", flush=True)
-    print("\n".join(f"    {count:,} {why}" for why, count in left_out.items()), flush=True)
-    return [row | about for row in rows]
+    counts = [f"{count:,} {why}" for why, count in left_out.items()]
+    print(f"{title}: {len(rows):,} figures. Left out:", *counts, sep="\n    ", flush=True)
+    return rows
 
 
 def read_book(checkout: Path, commit: str, files: set[str], where: str) -> list[Figure]:
@@ -111,23 +111,17 @@ def read_book(checkout: Path, commit: str, files: set[str], where: str) -> list[
     modules = sorted(path for path in files if re.fullmatch(r"modules/[^/]+/index\.cnxml", path))
     check_out(checkout, commit, [*collections, *modules])
     roots = [parse((checkout / path).read_bytes(), f"{where}, {path}") for path in collections]
-    stated = {
-        element.get("url", "") for root in roots for element in root.iter() if tag(element) == "license"
-    }
+    stated = {found.get("url", "") for root in roots for found in root.iter() if tag(found) == "license"}
     if not stated or not all(re.fullmatch(LICENCE_URL, url) for url in stated):
         found = ", ".join(sorted(stated)) or "not stated"
         raise ValueError(f"{where}: its licence is {found}, expected was {LICENCE}")
     return [f for path in modules for f in parse_module((checkout / path).read_bytes(), path, where)]
 
 
-def store(
-    checkout: Path, commit: str, names: dict[str, str], images: Path, left_out: Counter
-) -> dict[str, str]:
+def store(checkout: Path, commit: str, names: dict[str, str], images: Path, left_out: Counter) -> dict:
     """Keep the pictures that are not there yet, as the course uses them; counts those that cannot be opened.
 
-    Args:
-        names: path in the repository -> name, without a suffix.
-
+    Args: names: path in the repository -> name, without a suffix.
     Returns: name -> name of its file.
     """
     stored = {path.stem: path.name for path in images.iterdir()}
@@ -136,7 +130,7 @@ def store(
         if number % A_BATCH == 0:
             check_out(checkout, commit, missing[number : number + A_BATCH])
         try:  # moved into place: a file that is there is whole
-            ready = store_picture(checkout / path, checkout / names[path])
+            ready = store_picture((checkout / path).read_bytes(), checkout / names[path])
             stored[names[path]] = ready.replace(images / ready.name).name
         except Exception as error:  # decoders raise nearly anything for damaged files
             left_out[f"cannot be opened ({posixpath.basename(path)}: {error})"] += 1
@@ -188,14 +182,10 @@ def plain_name(path: str) -> str:
 
 
 def parse_module(raw: bytes, path: str, where: str) -> list[Figure]:
-    """The figures of a module in CNXML (cnx.rice.edu/cnxml), in their order.
+    """The figures of a module in CNXML (cnx.rice.edu/cnxml), in their order; links start at its path.
 
     A caption's credit, in round brackets, is taken out of it. Subfigures have the figure's caption after
     their own. Pictures outside a figure have none. MathML becomes its letters, links without a text vanish.
-
-    Args:
-        raw: of modules/<id>/index.cnxml. path: of that file; pictures are named from there.
-        where: for the message.
     """
     root = parse(raw, f"{where}, {path}")
     try:
@@ -220,7 +210,7 @@ def media(element: ElementTree.Element, caption: str) -> Iterator[tuple[str, str
 
 
 def credited(caption: str) -> tuple[str, str]:
-    """A caption without its credits, and the credits: "A cell. (credit: NIH)" -> "A cell.", "credit: NIH"."""
+    """A caption and its credits apart: "A cell. (credit: NIH)" -> "A cell.", "credit: NIH"."""
     credits, start = [], 0
     while found := CREDIT.search(caption, start):
         start, depth, end = found.start(), 1, found.end()
@@ -229,8 +219,7 @@ def credited(caption: str) -> tuple[str, str]:
             end += 1
         credits.append(caption[found.end() : end - (depth == 0)].strip())
         before, after = caption[:start].rstrip(), caption[end:]
-        caption = before + (after.lstrip(".") if before.endswith(".") else after)
-        start = len(before)
+        caption, start = before + (after.lstrip(".") if before.endswith(".") else after), len(before)
     return " ".join(caption.split()), "; ".join(filter(None, credits))
 
 
@@ -269,11 +258,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="medical, physics, people, or a book")
     parser.add_argument("--out", type=Path, help="a folder; default: downloads/figures-<name>")
-    parser.add_argument("--remote", default=os.environ.get("MM_FIGURES_REMOTE") or GITHUB)
     options = parser.parse_args()
     out = options.out or downloads() / f"figures-{options.name}"
     try:
-        count = gather(options.name, out, options.remote)
+        count = gather(options.name, out)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -53,8 +53,7 @@ class Remote:
         return git(self.folder, "rev-parse", "HEAD")
 
     def gather(self, monkeypatch: pytest.MonkeyPatch, commit: str, out: Path) -> list[dict[str, str]]:
-        book = ("medical", "Microbiology", commit)
-        monkeypatch.setitem(figures.BOOKS, "microbiology", book)
+        monkeypatch.setitem(figures.BOOKS, "microbiology", ("medical", "Microbiology", commit))
         count = figures.gather("microbiology", out, self.url)
         rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text("utf-8").splitlines()]
         assert len(rows) == count
@@ -68,22 +67,16 @@ def remote(tmp_path: Path) -> Remote:
 
 @pytest.fixture
 def book(tmp_path: Path, remote: Remote) -> str:
-    """The commit of a book with twelve figures in two modules, and what a real one has besides."""
+    """The commit of a book with twelve figures, and what a real one has besides."""
     modules, pictures = {}, {"unused.jpg": b"x" * 100_000, "broken.jpg": b"no picture"}
     for i in range(12):
         Image.linear_gradient("L").rotate(30 * i).convert("RGB").save(tmp_path / "a.jpg")
         pictures[f"Fig {i} (a).jpg"] = (tmp_path / "a.jpg").read_bytes()
-    for m in range(2):
-        modules[f"m{m}"] = a_module(*(
-            a_figure(f"Fig {i} (a).jpg", f"A drawing that shows thing {i}", f"Caption {i}. (credit: P{i})")
-            for i in range(6 * m, 6 * m + 6)
-        ))  # fmt: skip
-    modules["m9"] = a_module(
-        a_figure("Fig 3 (a).jpg", "A drawing that shows thing 3"),
-        a_figure("unused.jpg", "A cell"),
-        a_figure("gone.jpg", "A drawing that was never added"),
-        a_figure("broken.jpg", "A drawing whose file is damaged"),
-    )
+        shows = f"A drawing that shows thing {i}", f"Caption {i}. (credit: P{i})"
+        modules[f"m{i:02d}"] = a_module(a_figure(f"Fig {i} (a).jpg", *shows))
+    left_out = {"Fig 3 (a)": "A drawing that shows thing 3", "unused": "A cell",
+                "gone": "A drawing that was never added", "broken": "A drawing that is damaged"}  # fmt: skip
+    modules["m99"] = a_module(*(a_figure(f"{name}.jpg", text) for name, text in left_out.items()))
     commit = remote.commit(modules, pictures)
     remote.commit({"m0": a_module()}, {}, LATER)  # as the real books went on
     return commit
@@ -92,15 +85,10 @@ def book(tmp_path: Path, remote: Remote) -> str:
 def test_a_book_becomes_a_folder(remote: Remote, book: str, tmp_path: Path, monkeypatch, capsys) -> None:
     rows = remote.gather(monkeypatch, book, tmp_path / "out")
     assert rows[3] == {
-        "file_name": "images/microbiology__Fig_3__a_.jpg",
-        "text": "A drawing that shows thing 3",
-        "caption": "Caption 3.",
-        "credit": "credit: P3",
-        "source": "Microbiology",
-        "source_repo": REPOSITORY,
-        "source_commit": book,
-        "licence": "CC BY 4.0",
-    }
+        "file_name": "images/microbiology__Fig_3__a_.jpg", "text": "A drawing that shows thing 3",
+        "caption": "Caption 3.", "credit": "credit: P3", "source": "Microbiology", "source_repo": REPOSITORY,
+        "source_commit": book, "licence": "CC BY 4.0",
+    }  # fmt: skip
     assert len(rows) == 12 == len(read_folder(tmp_path / "out"))
     said = capsys.readouterr().out
     for line in ("1 that came before", "1 with an alternative text below 20", "1 whose picture is not in",
@@ -111,13 +99,15 @@ def test_a_book_becomes_a_folder(remote: Remote, book: str, tmp_path: Path, monk
 def test_a_stopped_run_goes_on(remote: Remote, book: str, tmp_path: Path, monkeypatch) -> None:
     stored, store, out = [], figures.store_picture, tmp_path / "out"
 
-    def stop_at_five(source: Path, target: Path) -> Path:
+    def stop_after_five(raw: bytes, target: Path) -> Path:
         if len(stored) == 5:
+            stored.append("the stop")
             raise KeyboardInterrupt
+        assert target.name not in stored, "fetched again"
         stored.append(target.name)
-        return store(source, target)
+        return store(raw, target)
 
-    monkeypatch.setattr(figures, "store_picture", stop_at_five)
+    monkeypatch.setattr(figures, "store_picture", stop_after_five)
     monkeypatch.setattr(figures, "A_BATCH", 6)
     with pytest.raises(KeyboardInterrupt):
         remote.gather(monkeypatch, book, out)
@@ -126,28 +116,18 @@ def test_a_stopped_run_goes_on(remote: Remote, book: str, tmp_path: Path, monkey
     assert git(checkout, "rev-list", "--count", book) == "1", "of the history one commit"
     there = {path.name for path in (checkout / "media").iterdir()}
     assert "unused.jpg" not in there and sum(name.startswith("Fig") for name in there) == 6
-
-    def again(source: Path, target: Path) -> Path:
-        assert target.name not in stored
-        return store(source, target)
-
-    monkeypatch.setattr(figures, "store_picture", again)
     rows = remote.gather(monkeypatch, book, out)
     assert len(rows) == 12 and not (out / "git").exists()
     (remote.folder / ".git").rename(tmp_path / "gone")
     assert remote.gather(monkeypatch, book, out) == rows, "needs no network"
 
 
-def test_another_licence_is_refused(remote: Remote, tmp_path: Path, monkeypatch) -> None:
+def test_another_licence_and_files_from_outside_are_refused(remote: Remote, tmp_path, monkeypatch) -> None:
     commit = remote.commit({"m1": a_module()}, {}, LATER)
     with pytest.raises(ValueError, match=f"its licence is {LATER}, expected was CC BY 4.0"):
         remote.gather(monkeypatch, commit, tmp_path / "out")
-
-
-def test_nothing_outside_the_repository_is_read(remote: Remote, tmp_path: Path, monkeypatch) -> None:
-    (remote.folder / "media").mkdir()
-    os.symlink("/etc/passwd", remote.folder / "media" / "link.jpg")
-    link = a_figure("link.jpg", "A drawing that is a link to a secret")
+    os.symlink("/etc/passwd", remote.folder / "link.jpg")
+    link = a_figure("../link.jpg", "A drawing that is a link to a secret")
     climbing = a_figure("../../../etc/passwd.jpg", "A drawing from outside of the repository")
     commit = remote.commit({"m1": a_module(link, climbing)}, {})
     with pytest.raises(ValueError, match="no figure that can be used"):
@@ -164,29 +144,21 @@ def test_what_cannot_be_fetched(remote: Remote, book: str, tmp_path: Path, monke
     assert figures.main() == 1 and "git is not installed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("raw", "words"),
-    [
-        (b"<document>", "no element found"),
-        (b"<a>&b;</a>", "undefined entity"),
-        (("<a>" * 20_000 + "</a>" * 20_000).encode(), "nested too deeply"),
-        (b'<!DOCTYPE d [<!ENTITY a SYSTEM "file:///etc/passwd">]><d>&a;</d>', "declares a document type"),
-        ('<!DOCTYPE d [<!ENTITY a "aa"><!ENTITY b "&a;&a;">]><d>&b;</d>'.encode("utf-16"), "document type"),
-    ],
-)
-def test_damaged_and_hostile_modules_are_named(raw: bytes, words: str) -> None:
-    with pytest.raises(ValueError, match=f"^a/book, modules/m1/index.cnxml: it cannot be parsed: .*{words}"):
-        figures.parse_module(raw, "modules/m1/index.cnxml", "a/book")
+def test_damaged_and_hostile_modules_are_named() -> None:
+    for raw, words in {
+        "<document>": "no element found",
+        "<a>" * 20_000 + "</a>" * 20_000: "nested too deeply",
+        '<!DOCTYPE d [<!ENTITY a SYSTEM "file:///etc/passwd">]><d>&a;</d>': "declares a document type",
+    }.items():
+        with pytest.raises(ValueError, match=f"^a/book, m1/index.cnxml: it cannot be parsed: .*{words}"):
+            figures.parse_module(raw.encode(), "m1/index.cnxml", "a/book")
 
 
 def test_figures_of_a_module() -> None:
     parts = "".join(a_figure(f"{i}.jpg", f"part {i}", f"Part {i}.") for i in (1, 2))
     parts = re.sub("(</?)figure", r"\1subfigure", parts)
     images = '<image for="epub" src="../../media/1.jpg"/><image for="pdf" src="../../media/1.eps"/>'
-    math = (
-        "<m:math><m:semantics><m:mrow><m:mo>−</m:mo><m:mn>4</m:mn><m:mtext>.0 m</m:mtext></m:mrow>"
-        '<m:annotation encoding="StarMath 5.0"> size 12{ - 4 }</m:annotation></m:semantics></m:math>'
-    )
+    math = "<m:math><m:mo>−</m:mo><m:mn>4</m:mn><m:annotation> size 12{ - 4 }</m:annotation></m:math>"
     text = a_module(
         f"<figure>{parts}<caption>Both. (credit a: X; credit b: Y (Z))</caption></figure>",
         f'<exercise><media alt="  in an\n exercise ">{images}</media></exercise>',
@@ -197,20 +169,9 @@ def test_figures_of_a_module() -> None:
         ("media/1.jpg", "part 1", "Part 1. Both.", "credit a: X; credit b: Y (Z)"),
         ("media/2.jpg", "part 2", "Part 2. Both.", "credit a: X; credit b: Y (Z)"),
         ("media/1.jpg", "in an exercise", "", ""),
-        ("media/a.jpg", "x", "A shift of −4.0 m left, as in .", ""),
+        ("media/a.jpg", "x", "A shift of −4 left, as in .", ""),
     ]
-
-
-@pytest.mark.parametrize(
-    ("given", "caption", "credit"),
-    [
-        ("A cell. (credit: NIH).", "A cell.", "credit: NIH"),
-        ("A cell (Credit: NIH (lab)).", "A cell.", "Credit: NIH (lab)"),
-        ("(a) One. (credit: X) (b) Two. (credit: Y)", "(a) One. (b) Two.", "credit: X; credit: Y"),
-        ("A (attribution: Z) and more.", "A and more.", "attribution: Z"),
-        ("A cell. (credit: never closed", "A cell.", "credit: never closed"),
-        ("A map (creditors in red).", "A map (creditors in red).", ""),
-    ],
-)
-def test_credits(given: str, caption: str, credit: str) -> None:
-    assert figures.credited(given) == (caption, credit)
+    credited = figures.credited("(a) One. (credit: X) (b) Two (Credit: Y (lab)).")
+    assert credited == ("(a) One. (b) Two.", "credit: X; Credit: Y (lab)")
+    assert figures.credited("A cell. (credit: never closed") == ("A cell.", "credit: never closed")
+    assert figures.credited("A map (creditors in red).") == ("A map (creditors in red).", "")
