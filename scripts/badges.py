@@ -37,9 +37,7 @@ if importlib.util.find_spec("mmhelpers") is None:  # on Colab and Kaggle; in a c
 import mmhelpers
 
 mmhelpers.set_up()"""
-HINT = (
-    "    # Put the course's owner/name on GitHub in place of OWNER/REPOSITORY (or, in a fork: make badges).\n"
-)
+HINT = "    # Put the course's owner/name on GitHub in place of OWNER/REPOSITORY (or, in a fork: make badges).\n"
 
 
 def course(root: Path) -> tuple[str, str]:
