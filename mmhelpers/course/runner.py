@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jinja2 import FileSystemLoader
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
@@ -82,10 +84,10 @@ class Run:
     def finished(self, path: Path, notebook: NotebookNode) -> bool:
         """Whether a notebook has run as it stands now, and all that it makes is still there."""
         entry = self.state.get(path.stem, {})
-        made = [name for name, maker in artifacts.MADE_BY.items() if maker == path.stem and entry.get("applies")]
-        on_board = path.name.startswith(MAIN[0]) or self.workspace.scoreboard.is_file()
-        ran = entry.get("fingerprint") == self.fingerprint(notebook) and (self.build / path.name).is_file()
-        return ran and on_board and not any(map(self.workspace.problem, made))
+        if entry.get("fingerprint") != self.fingerprint(notebook) or not (self.build / path.name).is_file():
+            return False
+        lost = entry["board"] and not self.workspace.scoreboard.is_file()
+        return not lost and not any(map(self.workspace.problem, entry["made"]))
 
     def execute(self, path: Path, notebook: NotebookNode, label: str) -> str:
         """Run one notebook in a fresh kernel, keep its copy, its page and its state, and say how it went.
@@ -99,11 +101,16 @@ class Run:
         except (CellExecutionError, DeadKernelError) as error:
             write_atomically(failed, nbformat.writes(notebook))
             advice = f"What ran is kept in {failed}. The same command goes on from the last finished notebook."
-            raise NotebookFailed(f"{path.name}: {error}\n{advice}") from error
+            said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
+            raise NotebookFailed(f"{path.name}: {said}\n{advice}") from error
         minutes = (time.monotonic() - began) / 60
         failed.unlink(missing_ok=True)
-        entry = {"fingerprint": made_of, "minutes": round(minutes, 2), "applies": not passed_over}
-        page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
+        made = [name for name, maker in artifacts.MADE_BY.items() if maker == path.stem]
+        made = [name for name in made if self.workspace.problem(name) is None]
+        entry = {"fingerprint": made_of, "minutes": round(minutes, 2), "made": made}
+        entry["board"] = self.workspace.scoreboard.is_file()
+        here = {"extra_loaders": [FileSystemLoader(Path(__file__).parent)], "template_file": "page.html.j2"}
+        page = HTMLExporter(embed_images=True, **here).from_notebook_node(notebook)[0]
         write_atomically(self.build / f"{path.stem}.html", page)
         write_atomically(self.build / path.name, nbformat.writes(notebook))
         # The state is read anew: a notebook that was run to make an artefact has written its own entry.

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sentence_transformers.util import semantic_search
-from torch.nn import Identity
 
 from mmhelpers.evaluation.metrics import Run, ranked
 
@@ -22,6 +20,8 @@ def search(model: SentenceTransformer, retrieval: Retrieval, k: int = 100, batch
 
     Raises: ValueError: there are no queries or no documents, or the scores are not numbers.
     """
+    from sentence_transformers.util import semantic_search  # seconds, which the runner need not wait for
+
     if not retrieval.queries or not retrieval.corpus:
         raise ValueError("there are no queries, or no documents: choose a split or a slice that has some")
     options = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_tensor": True}
@@ -44,6 +44,8 @@ def rerank(model: CrossEncoder, run: Run, retrieval: Retrieval, k: int = 100) ->
     Args: model: predicts one score for a (query text, image path) pair. run: the first stage.
     Raises: ValueError: a query has no answers, or the scores are not numbers.
     """
+    from torch.nn import Identity
+
     reranked: Run = {}
     for query, answers in run.items():
         order = ranked(answers)

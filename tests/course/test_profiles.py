@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -58,9 +59,6 @@ def test_base_model_is_a_folder_or_a_hub_id(monkeypatch, pictures):
     monkeypatch.setenv("MM_BASE_MODEL", str(pictures))
     assert profiles.active("smoke").base_model == str(pictures)
     assert profiles.active("smoke").base_name == pictures.name, "no path of this machine"
-    monkeypatch.setenv("MM_BASE_MODEL", "./nowhere")
-    with pytest.raises(ProfileError, match="neither a folder nor a Hub id"):
-        profiles.active("smoke")
 
 
 def test_data_is_the_shop_a_place_on_disk_or_an_id(monkeypatch, pictures):
@@ -70,7 +68,6 @@ def test_data_is_the_shop_a_place_on_disk_or_an_id(monkeypatch, pictures):
     table = pictures / "table.csv"
     table.write_text("image,text\n")
     assert profiles.data_source("My Pictures/table.csv?text=title") == f"{table}?text=title"
-    assert profiles.data_source("hub:My Pictures?text=title") == f"hub:{pictures}?text=title", "a copy"
     assert profiles.data_source("hub:owner/name@main?text=a") == "hub:owner/name@main?text=a"
     assert profiles.with_options(f"{table}?text=a%26b&id=c") == (str(table), {"text": "a&b", "id": "c"})
 
@@ -92,8 +89,7 @@ def test_a_wrong_source_says_what_can_be_chosen(value):
         ("shop", "shop"),
         ("/a/My Pictures", "my-pictures"),
         ("/a/table.csv?text=title", "table-csv-text-title"),
-        ("hub:flickr8k", "hub-flickr8k"),
-        ("hub:/a/My Pictures?text=title", "hub-my-pictures-text-title"),
+        ("hub:owner/name", "hub-owner-name"),
         ("hub:owner/name@main?text=caption", "hub-owner-name-main-text-caption"),
     ],
 )
@@ -109,7 +105,7 @@ def test_long_sources_have_short_folders_that_differ():
 
 def test_fingerprint_follows_what_decides_results(pictures, tmp_path):
     first = fingerprint(SMOKE, str(pictures))
-    assert first == fingerprint(dataclasses.replace(SMOKE, minutes=(9,)), str(pictures))
+    assert first == fingerprint(dataclasses.replace(SMOKE, minutes=[9]), str(pictures))
     (pictures / ".DS_Store").write_text("noise")
     moved = pictures.rename(tmp_path / "moved")
     assert first == fingerprint(SMOKE, str(moved))
@@ -128,25 +124,17 @@ def test_fingerprint_follows_what_decides_results(pictures, tmp_path):
     assert len({first, *others}) == 9
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
-def test_fingerprint_follows_the_last_byte_of_a_table(tmp_path, name):
-    (tmp_path / name).write_bytes(b"1" * (1 << 21))
-    first = fingerprint(SMOKE, str(tmp_path / name))
-    (tmp_path / name).write_bytes(b"1" * ((1 << 21) - 1) + b"2")
-    assert first != fingerprint(SMOKE, str(tmp_path / name))
-
-
-def test_a_base_model_counts_by_its_weights_which_are_read_once(tmp_path, monkeypatch):
-    weights, reads = tmp_path / "model.safetensors", []
+def test_a_base_model_counts_by_its_files_which_are_not_read(tmp_path, monkeypatch):
+    """Weights of gigabytes would be read into memory at every check."""
+    weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"1" * 1000)
     profile = dataclasses.replace(SMOKE, base_model=str(tmp_path))
-    digest = profiles.hashlib.file_digest
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("read whole into memory"))
-    monkeypatch.setattr(profiles.hashlib, "file_digest", lambda *args: reads.append(args) or digest(*args))
+    monkeypatch.setattr(Path, "open", lambda *args: pytest.fail("read"))
     first = fingerprint(profile, "shop")
-    assert fingerprint(profile, "shop") == first and len(reads) == 1
-    weights.write_bytes(b"2" * 1000)
-    assert fingerprint(profile, "shop") != first and len(reads) == 2
+    assert fingerprint(profile, "shop") == first
+    os.utime(weights, ns=(1, 1))
+    assert fingerprint(profile, "shop") != first
 
 
 def test_minutes_are_told_for_every_notebook():

@@ -16,10 +16,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from packaging.utils import canonicalize_name
 
 import mmhelpers
-from mmhelpers.course import hosts
 from scripts import badges
 
-SECRET = "hf_this-must-never-be-shown"
 OF_TORCH = re.compile(r"nvidia|cuda|triton")  # parts of torch's own build, of which Colab has another one
 
 
@@ -38,25 +36,18 @@ def torch(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(hosts.shutil, "disk_usage", lambda path: SimpleNamespace(free=60e9))
     torch(monkeypatch, 1)
 
 
 @pytest.fixture
 def colab(monkeypatch):
-    """Colab, with a Hub token among its secrets."""
-    secrets = {"HF_TOKEN": SECRET}
     module(monkeypatch, "google.colab")
-    module(monkeypatch, "google.colab.userdata", get=secrets.__getitem__)  # it raises, too
-    return secrets
 
 
 @pytest.fixture
 def kaggle(monkeypatch):
-    """Kaggle, which has Colab's modules as well, and here no secret."""
+    """Kaggle, which has Colab's modules as well."""
     module(monkeypatch, "google.colab")
-    module(monkeypatch, "kaggle_secrets", UserSecretsClient=lambda: None)
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
 
 
@@ -75,10 +66,9 @@ def test_the_first_cell_installs_the_course_and_says_what_is_ready(colab, monkey
     assert first_cell(monkeypatch, installed=False) == [pip]
     assert capsys.readouterr().out.splitlines() == [
         f"OK    course {metadata.version('mmhelpers')}, libraries as it needs them",
-        "OK    Hub token: found",
         "OK    GPU Tesla T4",
     ]
-    assert os.environ["HF_TOKEN"] == SECRET and "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_elsewhere_and_in_a_notebook_that_another_one_runs_it_is_silent(monkeypatch, capsys, request):
@@ -86,49 +76,22 @@ def test_elsewhere_and_in_a_notebook_that_another_one_runs_it_is_silent(monkeypa
     request.getfixturevalue("colab")
     monkeypatch.setenv("MM_CHAIN", "01_data_preparation")
     assert first_cell(monkeypatch, installed=True) == []
-    assert capsys.readouterr().out == "" and "HF_TOKEN" not in os.environ
+    assert capsys.readouterr().out == ""
 
 
 def test_kaggle_shows_one_of_its_two_gpus(kaggle, monkeypatch, capsys):
     mmhelpers.set_up()
     said = capsys.readouterr().out
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0" and "HF_TOKEN" not in os.environ
-    assert "Hub token: none, which is fine" in said and "GPU Tesla T4" in said
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0" and "GPU Tesla T4" in said
     torch(monkeypatch, 2)  # in use before this cell
     mmhelpers.set_up()
     assert "TO DO the course trains on one GPU, this session has several. Restart" in capsys.readouterr().out
 
 
-def test_artefacts_are_kept_on_drive_on_request(colab, monkeypatch, capsys, tmp_path):
-    mounted = []
-    module(monkeypatch, "google.colab.drive", mount=mounted.append)
-    mmhelpers.set_up(drive="courses/search")
-    assert mounted == [str(tmp_path / "drive")]
-    assert os.environ["MM_ARTIFACTS"] == str(tmp_path / "drive" / "MyDrive" / "courses" / "search")
-    assert "kept on your Drive, in courses/search" in capsys.readouterr().out
-
-
-def test_a_token_from_the_environment_comes_first_and_none_is_ever_shown(colab, monkeypatch, capsys):
-    monkeypatch.setenv("HF_TOKEN", "hf_from-the-environment")
-    mmhelpers.set_up()
-    assert os.environ["HF_TOKEN"] == "hf_from-the-environment"
-    del os.environ["HF_TOKEN"]
-    mmhelpers.set_up()
-    assert hosts.secret("HF_TOKEN") == SECRET and hosts.secret("OTHER") is None
-    del os.environ["HF_TOKEN"]
-    colab.clear()
-    mmhelpers.set_up()
-    said = capsys.readouterr().out
-    assert "hf_" not in said and said.count("found") == 2 and said.count("none, which is fine") == 1
-
-
 def test_what_is_missing_is_said_with_the_menu_that_mends_it(colab, monkeypatch, capsys):
     torch(monkeypatch, 0)
-    monkeypatch.setattr(hosts.shutil, "disk_usage", lambda path: SimpleNamespace(free=1.234e9))
     mmhelpers.set_up()
-    said = capsys.readouterr().out
-    assert "TO DO no GPU: Runtime > Change runtime type > T4 GPU" in said
-    assert "TO DO 1.2 GB of disk are free, 5 are better: delete what you" in said
+    assert "TO DO no GPU: Runtime > Change runtime type > T4 GPU" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mmhelpers.course import artifacts, profiles, runner
-from mmhelpers.course.progress import Progress
+from mmhelpers.course import artifacts, runner
 from mmhelpers.evaluation import METRICS, STAGES
 
 COUNT = "with open('{0}.count', 'a') as out: out.write('x')"  # the kernel works in the notebooks' folder
@@ -72,8 +70,8 @@ def test_a_run_leaves_its_results_and_what_changed_is_done_again(course, run, no
     status, said = run()
     assert status == 0 and counts(course) == "111"
     assert "profile smoke, data shop: 3 of 3 notebooks to run, about 1 minutes" in said
-    assert "[2/3] 02_clip_finetuning: done in 0:0" in said and "100 %  cell 2 of 2" in said
-    assert "reranked" in said and "0.250 to 0.750" in said and "peak memory" in said
+    assert "[2/3] 02_clip_finetuning: done in 0." in said
+    assert "reranked" in said and "0.250 to 0.750" in said
     stems = ["01_data_preparation", "02_clip_finetuning", "03_hard_negative_mining"]
     kept = [f"{stem}.{kind}" for stem in stems for kind in ("html", "ipynb")]
     assert sorted(path.name for path in course.iterdir()) == [*kept, "state.json"]
@@ -98,29 +96,17 @@ def test_a_run_leaves_its_results_and_what_changed_is_done_again(course, run, no
     run()
     assert counts(course) == "221"
 
-    # A lost scoreboard: the notebook that had written to it runs.
+    # A lost scoreboard: all that may have written to it run.
     (home / "scoreboard.json").unlink()
     run()
-    assert counts(course) == "222"
+    assert counts(course) == "332"
 
 
-def test_words_about_helpers_do_not_count_but_their_code_does(tmp_path, monkeypatch, notebook, run):
-    package = tmp_path / "mmhelpers"
-    shutil.copytree(profiles.PACKAGE / "shop", package / "shop")
-    monkeypatch.setattr(profiles, "PACKAGE", package)
-    book, module = nbformat.read(notebook("01_a", "1"), as_version=4), package / "shop" / "new.py"
-
-    def made_of(text: str, name: str = "new.py") -> str:
-        module.with_name(name).write_text(text)
-        runner._package.cache_clear()
-        return runner.Run("smoke").fingerprint(book)
-
-    first = made_of('"""A room."""\n\n\ndef size():\n    """Of it."""\n    return 3  # metres\n')
-    assert first == made_of('"""The room."""\ndef size():\n    # in metres\n    return 3\n')
-    assert first != made_of("def size():\n    return 4\n")
-    assert first != made_of("def size():\n    return 3\nx = 1\n")
-    assert first == made_of("def size():\n    return 3\n") == made_of("1 + 1", "runner.py")
-    assert first != made_of("mug", "more.txt")
+def test_another_release_of_the_package_counts(monkeypatch, notebook, run):
+    book = nbformat.read(notebook("01_a", "1"), as_version=4)
+    first = runner.Run("smoke").fingerprint(book)
+    monkeypatch.setattr(runner.metadata, "version", lambda name: "99")
+    assert runner.Run("smoke").fingerprint(book) != first
 
 
 def test_without_numbers_it_runs_the_main_job(notebook, run, tmp_path):
@@ -148,12 +134,11 @@ def test_a_notebook_opened_first_has_the_earlier_ones_run(course, run):
 def test_a_failing_cell_is_shown_and_the_run_goes_on_from_there(course, run, notebook):
     notebook("02_clip_finetuning", COUNT.format("02"), "# Text", "learning_rate = 1\nlearning_rate / 0")
     status, said = run("--only", "03")
-    assert status == 1 and "02_clip_finetuning failed, so there is no finetuned" in said
-    assert "ZeroDivisionError" in said, "a failure behind a failure is shown too"
+    assert status == 1 and "02_clip_finetuning failed, as it says above, so there is no finetuned" in said
     status, said = run("--only", "01", "02")
     assert status == 1
-    assert "02_clip_finetuning.ipynb, cell 3 of 3:\n    learning_rate = 1\n    learning_rate / 0" in said
-    assert "ZeroDivisionError: division by zero" in said and "\x1b" not in said
+    assert "02_clip_finetuning.ipynb: " in said and "learning_rate / 0" in said
+    assert "ZeroDivisionError: division by zero" in said
     assert (course / "02_clip_finetuning.failed.ipynb").is_file()
     assert not (course / "02_clip_finetuning.ipynb").exists()
     notebook("02_clip_finetuning", COUNT.format("02"), making("finetuned", "dataset"))
@@ -177,17 +162,17 @@ def test_a_notebook_with_nothing_to_do_is_passed_over(course, run, notebook):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("import os\nos._exit(9)", "The kernel died without a word: .* memory"),
+        ("import os\nos._exit(9)", "Kernel died"),
         (
             "from mmhelpers.course import artifacts\nartifacts.workspace().require('dataset')",
-            "01_data_preparation, which makes it, is running",
+            "01_data_preparation, which makes it, asks for it itself",
         ),
     ],
 )
 def test_what_stopped_a_notebook_is_said(notebook, run, code, words):
     notebook("01_data_preparation", code)
     status, said = run()
-    assert status == 1 and re.search(words, said) and code.splitlines()[-1] in said
+    assert status == 1 and re.search(words, said)
 
 
 def test_the_kernel_is_of_this_python_whatever_else_is_registered(notebook, run, tmp_path, monkeypatch):
@@ -238,9 +223,8 @@ def test_wrong_choices_are_refused_in_a_sentence(course, run, more, message):
 
 def test_pages_need_no_network_and_fold_solutions(notebook, run, tmp_path):
     picture = "from PIL import Image\nImage.new('RGB', (8, 8), 'red')"
-    badge = "[![Open in Colab](https://example.org/badge.svg)](https://example.org)"
     notebook(
-        "01_data_preparation", f"# Title\n\n{badge}\n\n[a link](https://example.org) and $x^2$",
+        "01_data_preparation", "# Title\n\n[a link](https://example.org) and $x^2$",
         ("solution", "answer = 42"), picture,
         "from IPython.display import HTML\nHTML('<iframe srcdoc=\"<b>map</b>\"></iframe>')",
     )  # fmt: skip
@@ -250,14 +234,3 @@ def test_pages_need_no_network_and_fold_solutions(notebook, run, tmp_path):
     assert "<script" not in page and "@import" not in page and "cdnjs" not in page
     assert re.search(r"<details><summary>Solution</summary>.{0,900}answer", page, re.DOTALL)
     assert "data:image/png;base64" in page and 'srcdoc="&lt;b&gt;map' in page
-
-
-def test_the_bar_on_a_terminal(capsys):
-    bar = Progress("[2/5] 02_clip_finetuning", 8)
-    bar.live = True
-    bar.start(None, 3)
-    bar.executed(None, 3, None)
-    bar.say("done")
-    shown = capsys.readouterr().out
-    assert "\r[2/5] 02_clip_finetuning [#########---------------] cell 3 of 8  0:00" in shown
-    assert shown.endswith("02_clip_finetuning: done\n")

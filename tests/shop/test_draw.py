@@ -10,16 +10,7 @@ from PIL import Image
 
 from mmhelpers.shop import shapes as kinds
 from mmhelpers.shop.draw import draw, draw_with_regions
-from mmhelpers.shop.spec import (
-    BACKDROPS,
-    COLOURS,
-    KINDS,
-    MOTIFS,
-    PATTERNS,
-    RELATIONS,
-    Item,
-    Scene,
-)
+from mmhelpers.shop.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, RELATIONS, Item, Scene
 
 MUG, LAMP = Item("mug", "red", "stripes", "white", "star"), Item("lamp", "blue")
 # Mean absolute difference (0 to 255) inside the product that two specs must have at 96 px. In one pose

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from mmhelpers.shop import stock as shop
 from mmhelpers.shop import words as language
-from mmhelpers.shop.spec import (
-    BACKDROPS,
-    COLOURS,
-    KINDS,
-    MOTIFS,
-    PATTERNS,
-    PLAIN,
-    RELATIONS,
-    Item,
-    Scene,
-)
+from mmhelpers.shop.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, RELATIONS, Item, Scene
 from mmhelpers.shop.wanted import Wanted, WantedItem, fits, grade
 from mmhelpers.shop.words import ADJECTIVES, CATEGORIES, GENERIC, HOUSE
 
@@ -59,7 +51,8 @@ def test_every_name_has_words_and_no_word_has_two_meanings():
 
 
 def test_a_house_word_is_no_part_of_common_english():
-    everyday = [*GENERIC.values(), *ADJECTIVES.values(), language._PRAISE, language._BEFORE, language._AFTER]
+    table = json.loads((Path(language.__file__).with_name("words.json")).read_text(encoding="utf-8"))
+    everyday = [*GENERIC.values(), *ADJECTIVES.values(), *(table[name] for name in ("praise", "before", "after"))]
     everyday += [phrases for _, phrases in CATEGORIES.values()]
     common = {token for words in everyday for word in words for token in tokens(word)}
     assert not HOUSE_WORDS & common
@@ -133,7 +126,6 @@ def one(**changes) -> Scene:
         (ONE, 3),
         (replace(ONE, backdrop="arch"), 2),
         (one(motif=None), 2),
-        (one(motif="moon"), 2),
         (one(colour2="black"), 2),
         (TWO, 2),  # a product too many
         (one(colour2="black", motif=None), 1),
@@ -156,7 +148,6 @@ def test_grades_for_one_product(scene, expected):
         ((MUG, LAMP), "left of", 3),
         ((MUG, LAMP), "above", 2),
         ((LAMP, MUG), "left of", 2),  # mirrored
-        ((LAMP, MUG), "above", 2),
         ((MUG, replace(LAMP, motif="leaf")), "left of", 2),
         ((MUG, replace(LAMP, colour="black")), "left of", 1),
         ((replace(MUG, colour2="yellow"), replace(LAMP, colour2="white")), "left of", 1),
@@ -165,7 +156,6 @@ def test_grades_for_one_product(scene, expected):
         ((replace(MUG, pattern="dots", colour2="yellow"), replace(LAMP, pattern="stripes", colour2="white")),
          "left of", 0),
         ((replace(MUG, kind="lamp"), replace(LAMP, kind="mug")), "left of", 0),
-        ((replace(LAMP, kind="mug"), replace(MUG, kind="lamp")), "left of", 0),
         ((MUG, replace(LAMP, kind="vase")), "left of", 0),
     ],
 )  # fmt: skip
@@ -291,8 +281,10 @@ def test_short_captions_fit_other_pictures_and_full_ones_do_not(built):
 
 
 def test_what_is_impossible_is_said():
-    with pytest.raises(ValueError, match="of only 370,440 products"):
-        shop.build(10**6, 500, 1000, 10, 10, 10, seed=1)
+    with pytest.raises(ValueError, match="unknown; choose one of mug"):
+        Item("spoon", "red")
+    with pytest.raises(ValueError, match="a pattern needs a second colour, another one"):
+        Item("mug", "red", "dots", "red")
     with pytest.raises(ValueError, match="too few to ask about"):
         shop.build(10, 3, 3, 10, 10, 10, seed=1)
 

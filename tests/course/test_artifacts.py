@@ -111,8 +111,6 @@ def test_what_a_killed_run_left_is_dropped(ws):
 
 def test_missing(ws):
     assert ws.problem("dataset") == "missing"
-    with pytest.raises(ArtifactError, match="finetuned is to be made from dataset, which is not there"):
-        write(ws, "finetuned", inputs=("dataset",))
 
 
 def test_stale(ws):
@@ -139,7 +137,6 @@ def test_corrupt(ws):
 
 def test_a_check_reads_no_contents(ws, monkeypatch):
     write(ws, "dataset")
-    assert ws.problem("dataset") is None  # the base model's files have been read once in this process
     monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("a file was read whole"))
     assert ws.problem("dataset") is None and ws.require("dataset").is_dir()
 
@@ -164,7 +161,7 @@ def test_require_runs_the_maker_once_and_says_why(ws, monkeypatch):
 
 def test_require_refuses_to_run_in_circles(ws, monkeypatch):
     monkeypatch.setenv("MM_CHAIN", "03_hard_negative_mining 02_clip_finetuning")
-    with pytest.raises(ArtifactError, match="02_clip_finetuning, which makes it, is running"):
+    with pytest.raises(ArtifactError, match="02_clip_finetuning, which makes it, asks for it itself"):
         ws.require("finetuned")
     with pytest.raises(ArtifactError, match="no notebook makes 'fintuned'"):
         ws.require("fintuned")
