@@ -21,7 +21,7 @@ test-all: .venv/ready  ## the slow tests: other versions of the libraries, a fre
 	@$(BIN)/python -m pytest -m slow
 
 lab: .venv/ready  ## the notebooks in JupyterLab
-	@$(BIN)/python -m jupyterlab --notebook-dir notebooks
+	@MALLOC_TRIM_THRESHOLD_=2147483647 $(BIN)/python -m jupyterlab --notebook-dir notebooks
 
 outputs: .venv/ready  ## what `make run ALL=1 PROFILE=laptop DATA=shop` made, into notebooks/ and README.md
 	@$(BIN)/python -m scripts.outputs

@@ -23,7 +23,7 @@ from huggingface_hub import HfApi
 from mmhelpers.course.profiles import Profile
 from mmhelpers.data.images import store_picture, text_bar
 from mmhelpers.data.problems import DataError, Report, as_data_error
-from mmhelpers.data.tables import choose_columns
+from mmhelpers.data.tables import choose_columns, find_table
 
 OPTIONS = ("image", "text", "config", "split")
 SHUFFLED = 1000  # rows held at a time, out of which chance takes the next
@@ -32,9 +32,10 @@ SHUFFLED = 1000  # rows held at a time, out of which chance takes the next
 def handles(place: str) -> bool:
     """Whether a source is one of these forms, and not an ordinary folder or table."""
     path = Path(place)
-    tables = [*path.glob("*.jsonl"), *path.glob("*.csv")] if path.is_dir() else []
-    parquet = path.suffix == ".parquet" or (not tables and any(path.rglob("*.parquet")))
-    return place.startswith("hub:") or _is_saved(path) or parquet
+    if place.startswith("hub:") or path.suffix == ".parquet" or _is_saved(path):
+        return True
+    parquet = any([*path.glob("*.parquet"), *path.glob("data/*.parquet")]) if path.is_dir() else False
+    return parquet and find_table(path) == path
 
 
 def gather(place: str, options: Mapping[str, str], profile: Profile, cache: Path) -> Path:
@@ -71,7 +72,7 @@ def gather(place: str, options: Mapping[str, str], profile: Profile, cache: Path
         else:
             splits = _local(Path(place))
         rows = _split(splits, options).shuffle(seed=profile.seed, buffer_size=SHUFFLED)
-        lines = [json.dumps(row | about, ensure_ascii=False) for row in _kept(rows, options, limit, part)]
+        lines = [json.dumps(row | about, ensure_ascii=False) for row in _kept(rows, options, limit, part, name)]
         (part / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
     part.rename(folder)
     return folder
@@ -113,9 +114,9 @@ def _split(found: Mapping[str, IterableDataset], options: Mapping[str, str]) -> 
     return found[split].decode(False)  # first of all: what is built on it would decode pictures again
 
 
-def _kept(rows: IterableDataset, options: Mapping[str, str], limit: int, folder: Path) -> Iterator[dict]:
+def _kept(rows: IterableDataset, options: Mapping[str, str], limit: int, folder: Path, name: str) -> Iterator[dict]:
     """Store the first `limit` different pictures; a row of metadata for each row that can be used."""
-    kinds, report = rows.features, Report(Path(folder.name.strip(".")))
+    kinds, report = rows.features, Report(Path(name))
     pictures = [name for name, kind in kinds.items() if isinstance(kind, Image | dict)]
     image, columns = choose_columns(list(kinds), options, report, pictures)
     if image in kinds and not (image in pictures or getattr(kinds[image], "dtype", "").endswith("binary")):

@@ -58,7 +58,8 @@ def store_picture(raw: bytes, target: Path) -> Path:
     """Write a picture's file as `load_picture` reads it, to `target` with a suffix; returns the file."""
     lossy = raw[:2] == b"\xff\xd8" or raw[8:12] == b"WEBP"  # drawings and screenshots stay sharp
     file = target.with_name(target.name + (".jpg" if lossy else ".png"))
-    load_picture(io.BytesIO(raw)).save(file, **({"quality": 95, "subsampling": 0} if lossy else {}))
+    options = {"quality": 95, "subsampling": 0} if lossy else {}
+    load_picture(io.BytesIO(raw)).save(file, icc_profile=None, **options)
     return file
 
 

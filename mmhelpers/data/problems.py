@@ -76,7 +76,7 @@ class Report:
         for row, name, what in sorted(self.found, key=lambda found: found[0]):
             where = [self.place.name, *([f"row {row}"] if row else []), *([f"({name})"] if name else [])]
             lines.append(f"{' '.join(where)}: {what}")
-        raise DataError(self.place if self.place.is_dir() else self.place.parent, lines, advice)
+        raise DataError(self.place.parent if self.place.is_file() else self.place, lines, advice)
 
 
 def refusal(error: BaseException, what: str) -> str | None:

@@ -179,6 +179,7 @@ def _csv(raw: bytes, report: Report) -> Iterator[Entry]:
 def _without_table(root: Path, report: Report) -> list[Entry]:
     """A row for each picture with a text file of the same name beside it; else its folder names its class."""
     entries, paths = [], sorted(path for path in root.rglob("*") if path.suffix.lower() in PICTURES)
+    paths = [path for path in paths if not path.relative_to(root).as_posix().startswith((".", "__"))]  # macOS
     beside = any(path.with_suffix(".txt").is_file() for path in paths)
     if not beside and len({path.parent.name for path in paths if path.parent != root}) < 2:
         what = "there is no table, no text file beside a picture, and no folder for each class"
@@ -186,12 +187,14 @@ def _without_table(root: Path, report: Report) -> list[Entry]:
     for row, path in enumerate(paths, 1):
         entry = {"file_name": path.relative_to(root).as_posix(), "is_class": not beside}
         try:
-            if beside:
+            if not beside and path.parent == root:
+                report.add(row, "lies outside of the folders for classes; move it", entry["file_name"])
+            elif beside:
                 entry["texts"] = [" ".join(path.with_suffix(".txt").read_text("utf-8-sig").split())]
             else:
                 entry["label"] = path.parent.name.replace("_", " ")
                 entry["texts"] = [entry["label"]]
-            entries.append((row, entry))
+            entries += [(row, entry)] if "texts" in entry else []
         except (OSError, UnicodeDecodeError):
             what = f"there is no {path.stem}.txt in UTF-8 beside it; write one"
             report.add(row, what, entry["file_name"])
