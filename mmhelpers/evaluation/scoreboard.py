@@ -79,7 +79,8 @@ class Scoreboard:
         self._write([row for row in self.rows() if row["stage"] != stage], stored)
 
     def _write(self, rows: list[dict[str, Any]], details: dict[str, Any]) -> None:
-        rows = sorted(rows, key=lambda row: (row["split"], list(STAGES).index(row["stage"])))
+        order = _stages(rows)
+        rows = sorted(rows, key=lambda row: (row["split"], order.index(row["stage"])))
         lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         write_atomically(self.details, json.dumps(details, ensure_ascii=False))
         write_atomically(self.path, f"[\n{lines}\n]\n")
@@ -117,8 +118,13 @@ def text_table(rows: Iterable[Mapping[str, Any]], split: str = "test") -> str:
 
 
 def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    return frame.assign(stage=pd.Categorical(frame["stage"], list(STAGES), ordered=True))
+    frame = pd.DataFrame(rows := list(rows), columns=list(COLUMNS))
+    return frame.assign(stage=pd.Categorical(frame["stage"], _stages(rows), ordered=True))
+
+
+def _stages(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The course's stages in their order, then those that another notebook has added."""
+    return list(dict.fromkeys([*STAGES, *(row["stage"] for row in rows)]))
 
 
 def _read(path: Path, empty: Any) -> Any:

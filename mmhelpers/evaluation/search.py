@@ -25,9 +25,9 @@ def search(model: SentenceTransformer, retrieval: Retrieval, k: int = 100, batch
     if not retrieval.queries or not retrieval.corpus:
         raise ValueError("there are no queries, or no documents: choose a split or a slice that has some")
     options = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_tensor": True}
-    ids = sorted(retrieval.corpus, reverse=True)
+    ids = list(retrieval.corpus)
     queries = model.encode_query(list(retrieval.queries.values()), **options).float()
-    documents = model.encode_document([retrieval.corpus[name] for name in ids], **options).float()
+    documents = model.encode_document(list(retrieval.corpus.values()), **options).float()
     _check_finite(queries.sum().item() + documents.sum().item(), "train slower or in float32")
     hits = semantic_search(queries, documents, top_k=k, score_function=model.similarity)
     return {
