@@ -12,21 +12,34 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
 import fsspec
 from datasets import ClassLabel, Image, IterableDataset
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, errors, get_token
 
 from mmhelpers.course.profiles import Profile
 from mmhelpers.data.images import store_picture, text_bar
-from mmhelpers.data.problems import DataError, Report, as_data_error
+from mmhelpers.data.problems import DataError, Report
 from mmhelpers.data.tables import choose_columns, find_table
 
 OPTIONS = ("image", "text", "config", "split")
 SHUFFLED = 1000  # rows held at a time, out of which chance takes the next
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+MEANINGS = {
+    errors.GatedRepoError: f"it is gated: ask for access on its page on the Hub, then {LOG_IN}",
+    errors.RevisionNotFoundError: "it has no such revision; write owner/name@branch, tag or commit",
+    errors.RepositoryNotFoundError: f"there is no such {{}}, or it is private; check the id, or {LOG_IN}",
+    errors.HFValidationError: "it is not an id such as owner/name",
+    401: f"the Hub refuses the token; {LOG_IN}",
+    403: f"the Hub refuses the token; {LOG_IN}",
+    429: f"the Hub asks to slow down (status 429); wait some minutes, or {LOG_IN}",
+    ConnectionError: "the Hub cannot be reached; check the network, or HF_HUB_OFFLINE",
+}
+UNREACHED = ("ConnectError", "ConnectTimeout", "ReadTimeout")  # of httpx, whichever huggingface_hub has
 
 
 def handles(place: str) -> bool:
@@ -169,3 +182,36 @@ def _texts(kind: Any, value: Any) -> list[str]:
         return [kind.int2str(value).replace("_", " ")]
     values = value if isinstance(value, list) else [value]
     return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+
+
+def refusal(error: BaseException, what: str) -> str | None:
+    """What an error means and what to do, where the Hub refuses or does not answer; None for any other error.
+
+    Args:
+        error: as a library raised it; what it was raised from counts too.
+        what: was asked for, "data set" or "model".
+    """
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    for kind, meaning in MEANINGS.items():
+        if kind == status or (isinstance(kind, type) and isinstance(error, kind)):
+            return meaning.format(what)
+    if "is a gated dataset" in str(error):
+        return MEANINGS[errors.GatedRepoError]
+    if type(error).__name__ in UNREACHED:
+        return MEANINGS[ConnectionError]
+    return refusal(error.__cause__, what) if error.__cause__ else None
+
+
+@contextmanager
+def as_data_error(place: str) -> Iterator[None]:
+    """Turn errors of the libraries into a DataError that says what to do, and never shows a token."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), "")
+        for secret in filter(None, [get_token(), *re.findall(r"hf_\w{8,}", said)]):
+            said = said.replace(secret, "hf_...")
+        what = refusal(error, "data set") or (said if type(error) is ValueError else f"{type(error).__name__}: {said}")
+        raise DataError(place, [what]) from None  # the chain might show a request's headers

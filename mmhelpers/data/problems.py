@@ -1,28 +1,11 @@
-"""What is wrong with somebody's data, told all at once, by file and row; and what the Hub's refusals mean."""
+"""What is wrong with somebody's data, told all at once, by file and row."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from huggingface_hub import errors, get_token
 
 N_LISTED = 50
 MOST_SKIPPED = 0.1  # of the rows; where more are broken, something else is wrong
-LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
-MEANINGS = {
-    errors.GatedRepoError: f"it is gated: ask for access on its page on the Hub, then {LOG_IN}",
-    errors.RevisionNotFoundError: "it has no such revision; write owner/name@branch, tag or commit",
-    errors.RepositoryNotFoundError: f"there is no such {{}}, or it is private; check the id, or {LOG_IN}",
-    errors.HFValidationError: "it is not an id such as owner/name",
-    401: f"the Hub refuses the token; {LOG_IN}",
-    403: f"the Hub refuses the token; {LOG_IN}",
-    429: f"the Hub asks to slow down (status 429); wait some minutes, or {LOG_IN}",
-    ConnectionError: "the Hub cannot be reached; check the network, or HF_HUB_OFFLINE",
-}
-UNREACHED = ("ConnectError", "ConnectTimeout", "ReadTimeout")  # of httpx, whichever huggingface_hub has
 
 
 class DataError(ValueError):
@@ -77,36 +60,3 @@ class Report:
             where = [self.place.name, *([f"row {row}"] if row else []), *([f"({name})"] if name else [])]
             lines.append(f"{' '.join(where)}: {what}")
         raise DataError(self.place.parent if self.place.is_file() else self.place, lines, advice)
-
-
-def refusal(error: BaseException, what: str) -> str | None:
-    """What an error means and what to do, where the Hub refuses or does not answer; None for any other error.
-
-    Args:
-        error: as a library raised it; what it was raised from counts too.
-        what: was asked for, "data set" or "model".
-    """
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    for kind, meaning in MEANINGS.items():
-        if kind == status or (isinstance(kind, type) and isinstance(error, kind)):
-            return meaning.format(what)
-    if "is a gated dataset" in str(error):
-        return MEANINGS[errors.GatedRepoError]
-    if type(error).__name__ in UNREACHED:
-        return MEANINGS[ConnectionError]
-    return refusal(error.__cause__, what) if error.__cause__ else None
-
-
-@contextmanager
-def as_data_error(place: str) -> Iterator[None]:
-    """Turn errors of the libraries into a DataError that says what to do, and never shows a token."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        said = next(iter(str(error).strip().splitlines()), "")
-        for secret in filter(None, [get_token(), *re.findall(r"hf_\w{8,}", said)]):
-            said = said.replace(secret, "hf_...")
-        what = refusal(error, "data set") or (said if type(error) is ValueError else f"{type(error).__name__}: {said}")
-        raise DataError(place, [what]) from None  # the chain might show a request's headers

@@ -17,8 +17,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 from transformers.utils import logging
 
 from mmhelpers.data import image_cache
+from mmhelpers.data.hub import refusal
 from mmhelpers.data.image_cache import ImageCache
-from mmhelpers.data.problems import refusal
 
 # What the library takes for a picture.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")

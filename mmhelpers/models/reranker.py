@@ -27,8 +27,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mmhelpers.data.hub import refusal
 from mmhelpers.data.images import text_bar
-from mmhelpers.data.problems import refusal
 from mmhelpers.models.encoders import EncoderError
 from mmhelpers.models.fusion import Fusion
 
