@@ -18,7 +18,7 @@ test: .venv/ready  ## ruff and pytest, which runs every notebook in the smoke pr
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: .venv/ready  ## the slow tests: other versions of the libraries, a fresh installation, the Hub
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lab: .venv/ready  ## the notebooks in JupyterLab
 	@MALLOC_TRIM_THRESHOLD_=2147483647 $(BIN)/python -m jupyterlab --notebook-dir notebooks

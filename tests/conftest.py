@@ -20,8 +20,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for provider in ("JINA", "VOYAGE", "COHERE", "CO", "NOMIC"):  # no test asks, or pays, anyone
     os.environ.pop(f"{provider}_API_KEY", None)
 
-from hub_server import StandInHub  # noqa: E402 (asks huggingface_hub, which has to find the line above)
-
 from mmhelpers.course import profiles  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,13 +48,6 @@ def own_environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInHub]:
-    """A Hub of their own, at first empty, for the tests of one file."""
-    with StandInHub(tmp_path_factory.mktemp("hub")) as hub:
-        yield hub
 
 
 @pytest.fixture

@@ -1,12 +1,7 @@
-"""A stand-in for the Hugging Face Hub: of its HTTP API what the libraries ask for, served from a folder.
+"""A stand-in for the Hugging Face Hub: of its HTTP API what the libraries ask for, kept in memory.
 
-    with StandInHub(tmp_path / "hub") as hub:
-        hub.add("owner/name", folder)                       # a model; kind="dataset" for a data set
-        subprocess.run(command, env={**os.environ, **hub.environment(tmp_path / "cache")})
-
-The libraries read HF_ENDPOINT when they are imported, so what asks this Hub runs in a process of its own.
-`folder` holds <kind>s/<owner>/<name>/ with repository.json (who may read it, its newest commit) and a folder
-of files for each commit. All files are regular ones: neither LFS nor Xet, which large uploads take.
+The libraries read HF_ENDPOINT when they are imported, so what asks it runs in a process of its own, with the
+`environment` it gives. Only the newest commit can be read, and all files are regular ones: neither LFS nor Xet.
 """
 
 from __future__ import annotations
@@ -15,48 +10,43 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import threading
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from huggingface_hub.repocard import metadata_load
-
-KINDS = {"model": "", "dataset": "datasets/"}
+from huggingface_hub import RepoCard
 
 
-class Refusal(Exception):
-    """An answer other than 200: status, the Hub's code for the reason, words, and further headers."""
+@dataclass
+class Repository:
+    files: dict[str, bytes] = field(default_factory=dict)
+    private: bool = False
+    gated: bool = False
 
-    def __init__(self, status: int, code: str, words: str, **headers: str) -> None:
-        self.status, self.body = status, {"error": words}
-        self.headers = {"X-Error-Code": code, "X-Error-Message": words, **headers}
+    @property
+    def commit(self) -> str:
+        return hashlib.sha1(repr([(name, blob(self.files[name])) for name in sorted(self.files)]).encode()).hexdigest()
+
+    def listed(self) -> dict[str, dict[str, Any]]:
+        """Files and folders, as /tree and /paths-info list them."""
+        folders = {str(above) for name in self.files for above in PurePosixPath(name).parents} - {"."}
+        listed = {name: {"type": "directory", "path": name, "oid": "0" * 40, "size": 0} for name in folders}
+        for name, content in self.files.items():
+            listed[name] = {"type": "file", "path": name, "oid": blob(content), "size": len(content)}
+        return listed
 
 
 class StandInHub:
-    """The server, and what a test does to it.
+    """The server, and its `repositories` by kind and id. Who has the `token` may see and create everything."""
 
-    Args:
-        folder: where repositories are kept.
+    token = "hf_" + "stand1n" * 5
 
-    Attributes:
-        endpoint: for HF_ENDPOINT.
-        token: of "owner", who may read everything and write below owner/.
-        other_token: of somebody who may read and write nothing that is private or gated.
-        requests: (method, path, status) of everything that was answered, in order.
-    """
-
-    token, other_token = "hf_" + "stand1n" * 5, "hf_" + "someb0dy" * 4
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        self.requests: list[tuple[str, str, int]] = []
-        self.lock = threading.Lock()
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.server.daemon_threads = True
+    def __init__(self) -> None:
+        self.repositories: dict[tuple[str, str], Repository] = {}
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self) -> StandInHub:
@@ -64,13 +54,8 @@ class StandInHub:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """From now on nobody answers; calling it twice is fine."""
-        if self.server.socket.fileno() != -1:
-            self.server.shutdown()
-            self.server.server_close()
+        self.server.shutdown()
+        self.server.server_close()
 
     def environment(self, cache: Path, token: str = "") -> dict[str, str]:
         """What a process needs to take this for the Hub, with its own, at first empty, cache."""
@@ -79,56 +64,27 @@ class StandInHub:
             "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*",
         }  # fmt: skip
 
-    def add(self, repo_id: str, files: Path, kind: str = "model", **settings: bool) -> str:
-        """A commit that holds just the files of a folder, private=True or gated=True; its 40 hex digits."""
-        self.home(kind, repo_id).mkdir(parents=True, exist_ok=True)
-        shutil.copytree(files, self.home(kind, repo_id) / "new")
-        return self.commit(kind, repo_id, **{"private": False, "gated": False, **settings})
-
-    def files(self, repo_id: str, kind: str = "model") -> Path:
-        """The folder with a repository's newest files, to read."""
-        return self.home(kind, repo_id) / self.about(kind, repo_id)["commit"]
-
-    def home(self, kind: str, repo_id: str) -> Path:
-        """Where a repository is kept, whether or not it is there."""
-        return self.folder / f"{kind}s" / repo_id
-
-    def about(self, kind: str, repo_id: str) -> dict[str, Any]:
-        """Its repository.json; {} where there is none."""
-        file = self.home(kind, repo_id) / "repository.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
-
-    def commit(self, kind: str, repo_id: str, **settings: Any) -> str:
-        """Name the folder `new` of a repository after its content and history, and make it the newest."""
-        home, about = self.home(kind, repo_id), self.about(kind, repo_id)
-        parts = [(path.relative_to(home / "new").as_posix(), blob(path)) for path in below(home / "new")]
-        name = hashlib.sha1(repr([about.get("commit"), parts]).encode()).hexdigest()
-        (home / "new").rename(home / name)
-        (home / "repository.json").write_text(json.dumps({**about, **settings, "commit": name}))
-        return name
+    def add(self, repo_id: str, folder: Path, kind: str = "model", **settings: bool) -> None:
+        """A repository with the files of a folder, private=True or gated=True."""
+        self.repositories[kind, repo_id] = Repository(contents(folder), **settings)
 
 
-def below(folder: Path) -> list[Path]:
-    """All files, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def blob(path: Path) -> str:
+def blob(content: bytes) -> str:
     """The name that git gives to a file's content."""
-    content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def described(path: Path, folder: Path) -> dict[str, Any]:
-    """A file or folder as /tree and /paths-info list it."""
-    name = path.relative_to(folder).as_posix()
-    if path.is_dir():
-        return {"type": "directory", "path": name, "oid": "0" * 40, "size": 0}
-    return {"type": "file", "path": name, "oid": blob(path), "size": path.stat().st_size}
+class Refusal(Exception):
+    """An answer other than 200: status, the Hub's code for the reason, and words."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection. Every `_something` answers one route with JSON, a file, or a Refusal."""
+    """One connection. What is answered is JSON, a file's content, or a Refusal."""
 
     hub: StandInHub
     protocol_version = "HTTP/1.1"
@@ -138,154 +94,101 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        address = urlsplit(self.path)
-        self.query = {name: values[-1] for name, values in parse_qs(address.query).items()}
-        content = self._content()
+        self.commit, headers, status = "", {"Content-Type": "application/json"}, 200
         try:
-            with self.hub.lock:
-                answer = self._answer(address.path, content)
+            answer = self._answer(urlsplit(self.path), self._content())
         except Refusal as refusal:
-            self._send(refusal.status, refusal.headers, json.dumps(refusal.body).encode())
-            return
-        if isinstance(answer, tuple):
-            self._send_file(*answer)
+            status, code, words = refusal.args
+            answer, headers = {"error": words}, {"X-Error-Code": code, "X-Error-Message": words}
+        if isinstance(answer, bytes):
+            self._send_file(answer)
         else:
-            self._send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
+            self._send(status, json.dumps(answer).encode(), headers)
 
     do_HEAD = do_POST = do_GET
 
-    def _answer(self, path: str, content: bytes) -> Any:
+    def _answer(self, address: Any, content: bytes) -> Any:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        users = {"": "", self.hub.token: "owner", self.hub.other_token: "somebody"}
-        if token not in users:
+        if token not in ("", self.hub.token):
             raise Refusal(401, "", "Invalid credentials in Authorization header")
-        self.user = users[token]
-        api, name = "/api/(model|dataset)s/([^/]+/[^/]+)", "([^/]+/[^/]+)"
-        for pattern, method in (
-            ("/api/validate-yaml", lambda content: {"errors": [], "warnings": []}),
-            ("/api/repos/create", self._create),
-            (f"{api}(?:/revision/([^/]+))?", self._info),
-            (f"{api}/tree/([^/]+)(?:/(.+))?", self._tree),
-            (f"{api}/paths-info/([^/]+)", self._paths_info),
-            (f"{api}/preupload/([^/]+)", self._preupload),
-            (f"{api}/commit/([^/]+)", self._commit),
-            (f"/(datasets/)?{name}/resolve/([^/]+)/(.+)", self._resolve),
-        ):
-            if found := re.fullmatch(pattern, path):
-                parts = [unquote(part) if part else part for part in found.groups()]
-                return method(*parts, **({"content": content} if self.command == "POST" else {}))
-        raise Refusal(404, "", "Sorry, we can't find the page you are looking for.")
+        self.known = bool(token)
+        if address.path == "/api/validate-yaml":
+            return {"errors": [], "warnings": []}
+        if address.path == "/api/repos/create":
+            return self._create(**json.loads(content))
+        if found := re.fullmatch("/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", address.path):
+            prefix, repo_id, revision, file = (unquote(part or "") for part in found.groups())
+            files = self._open("dataset" if prefix else "model", repo_id, revision, read=True).files
+            if file in files:
+                return files[file]
+        if found := re.fullmatch("/api/(model|dataset)s/([^/]+/[^/]+)(?:/([^/]+)/([^/]+)(?:/(.+))?)?", address.path):
+            kind, repo_id, what, revision, inside = (unquote(part or "") for part in found.groups())
+            repository = self._open(kind, repo_id, revision)
+            if what == "tree":
+                return self._tree(repository, inside, "recursive=true" in address.query.lower())
+            if what == "paths-info":
+                asked = json.loads(content) if content[:1] == b"{" else parse_qs(content.decode())
+                return [about for name, about in repository.listed().items() if name in asked["paths"]]
+            if what == "preupload":
+                how = {"uploadMode": "regular", "shouldIgnore": False}
+                return {"files": [{"path": file["path"], **how} for file in json.loads(content)["files"]]}
+            if what == "commit":
+                changes = [part["value"] for part in map(json.loads, content.splitlines()) if part["key"] == "file"]
+                repository.files |= {file["path"]: base64.b64decode(file["content"]) for file in changes}
+                url = f"{self.hub.endpoint}/{repo_id}/commit/{repository.commit}"
+                return {"success": True, "commitOid": repository.commit, "commitUrl": url}
+            return self._info(repository, repo_id)
+        raise Refusal(404, "EntryNotFound", "Entry not found")
 
-    def _create(self, content: bytes) -> Any:
-        asked = json.loads(content)
-        if not self.user:
-            raise Refusal(401, "", "Invalid username or password.")
-        kind, repo_id = asked.get("type", "model"), f"{asked['organization'] or self.user}/{asked['name']}"
-        url = {"url": f"{self.hub.endpoint}/{KINDS[kind]}{repo_id}"}
-        if repo_id.split("/")[0] != self.user:
-            raise Refusal(403, "", f"You don't have the rights to create {repo_id}")
-        if self.hub.about(kind, repo_id):
-            refusal = Refusal(409, "", f"You already created this {kind} repo")
-            refusal.body |= url  # exist_ok reads it from there
-            raise refusal
-        (self.hub.home(kind, repo_id) / "new").mkdir(parents=True)
+    def _create(self, name: str, organization: str, type: str = "model", **asked: Any) -> Any:
         private = asked.get("private") or asked.get("visibility") == "private"
-        self.hub.commit(kind, repo_id, private=bool(private), gated=False)
-        return url
+        self.hub.repositories[type, f"{organization}/{name}"] = Repository(private=bool(private))
+        return {"url": f"{self.hub.endpoint}/{'datasets/' * (type == 'dataset')}{organization}/{name}"}
 
-    def _open(self, kind: str, repo_id: str, revision: str | None, what: str = "") -> Path:
-        """The files of a revision, for who may see it, "read" files, or "write" some."""
-        about = self.hub.about(kind, repo_id)
-        # Who may not see a repository is not told whether there is one. (Of 401 without a code the libraries
-        # think the same, but only with https.)
-        if not about or (about["private"] and self.user != "owner"):
-            words = "Repository not found" if self.user else "Invalid username or password."
-            raise Refusal(404 if self.user else 401, "RepoNotFound", words)
-        if what == "read" and about["gated"] and self.user != "owner":
+    def _open(self, kind: str, repo_id: str, revision: str, read: bool = False) -> Repository:
+        """A repository at a revision, for who may see it, and read its files."""
+        repository = self.hub.repositories.get((kind, repo_id))
+        if not repository or (repository.private and not self.known):  # strangers are not told whether there is one
+            raise Refusal(404 if self.known else 401, "RepoNotFound", "Repository not found")
+        if read and repository.gated and not self.known:
             words = f"Access to {kind} {repo_id} is restricted and you are not in the authorized list."
-            raise Refusal(403 if self.user else 401, "GatedRepo", words)
-        if what == "write" and self.user != "owner":
-            raise Refusal(403 if self.user else 401, "", "Forbidden: pass `create_pr=1` as a query parameter")
-        commit = about["commit"] if revision in (None, "main") else revision
-        folder = self.hub.home(kind, repo_id) / commit
-        if not re.fullmatch("[0-9a-f]{40}", commit) or not folder.is_dir():
+            raise Refusal(401, "GatedRepo", words)
+        self.commit = repository.commit
+        if revision not in ("", "main", self.commit):
             raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        return folder
+        return repository
 
-    def _info(self, kind: str, repo_id: str, revision: str | None) -> Any:
-        folder, about = self._open(kind, repo_id, revision), self.hub.about(kind, repo_id)
-        card = folder / "README.md"
-        names = [path.relative_to(folder).as_posix() for path in below(folder)]
+    def _info(self, repository: Repository, repo_id: str) -> Any:
+        card = RepoCard(repository.files.get("README.md", b"").decode(), ignore_metadata_errors=True)
         return {
-            "_id": "0" * 24, "id": repo_id, "author": repo_id.split("/")[0], "sha": folder.name,
-            "private": about["private"], "gated": "manual" if about["gated"] else False, "disabled": False,
-            "lastModified": "2026-01-01T00:00:00.000Z", "createdAt": "2026-01-01T00:00:00.000Z",
-            "downloads": 0, "likes": 0, "tags": [], "siblings": [{"rfilename": name} for name in names],
-            "cardData": (metadata_load(card) if card.is_file() else None) or {},
+            "id": repo_id, "sha": repository.commit, "private": repository.private, "gated": repository.gated,
+            "downloads": 0, "likes": 0, "tags": [], "lastModified": "2026-01-01T00:00:00.000Z",
+            "cardData": card.data.to_dict(), "siblings": [{"rfilename": name} for name in repository.files],
         }  # fmt: skip
 
-    def _tree(self, kind: str, repo_id: str, revision: str, inside: str | None) -> Any:
-        folder = self._open(kind, repo_id, revision)
-        start = folder / (inside or "")
-        if not start.is_dir():
-            words = f"{inside} does not exist on {revision}"
-            raise Refusal(404, "EntryNotFound", words, **{"X-Repo-Commit": folder.name})
-        recursive = self.query.get("recursive", "").lower() in ("1", "true")
-        found = start.rglob("*") if recursive else start.iterdir()
-        return [described(path, folder) for path in sorted(found)]
-
-    def _paths_info(self, kind: str, repo_id: str, revision: str, content: bytes) -> Any:
-        folder = self._open(kind, repo_id, revision)
-        form = "json" in self.headers.get("Content-Type", "")
-        asked = json.loads(content)["paths"] if form else parse_qs(content.decode())["paths"]
-        return [described(folder / name, folder) for name in asked if name and (folder / name).exists()]
-
-    def _preupload(self, kind: str, repo_id: str, revision: str, content: bytes) -> Any:
-        self._open(kind, repo_id, revision, "write")
-        answer = {"uploadMode": "regular", "shouldIgnore": False}
-        return {"files": [{"path": file["path"], **answer} for file in json.loads(content)["files"]]}
-
-    def _commit(self, kind: str, repo_id: str, revision: str, content: bytes) -> Any:
-        folder = self._open(kind, repo_id, revision, "write")
-        new = Path(shutil.copytree(folder, folder.parent / "new"))
-        for part in map(json.loads, content.splitlines()):
-            if part["key"] == "file":
-                path = (new / part["value"]["path"]).resolve()
-                assert path.is_relative_to(new.resolve())
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(base64.b64decode(part["value"]["content"]))
-        name = self.hub.commit(kind, repo_id)
-        url = f"{self.hub.endpoint}/{KINDS[kind]}{repo_id}"
-        return {"success": True, "commitOid": name, "commitUrl": f"{url}/commit/{name}"}
-
-    def _resolve(self, prefix: str | None, repo_id: str, revision: str, name: str) -> Any:
-        folder = self._open("dataset" if prefix else "model", repo_id, revision, "read")
-        path, commit = folder / name, {"X-Repo-Commit": folder.name}
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-            raise Refusal(404, "EntryNotFound", "Entry not found", **commit)
-        return path, commit
+    def _tree(self, repository: Repository, inside: str, recursive: bool) -> Any:
+        above = {name: PurePosixPath(name).parents for name in repository.listed()}
+        kept = {name for name, of in above.items() if PurePosixPath(inside) in (of if recursive else of[:1])}
+        if inside and not kept:
+            raise Refusal(404, "EntryNotFound", f"{inside} does not exist")
+        return [about for name, about in repository.listed().items() if name in kept]
 
     def _content(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        parts = iter(lambda: self.rfile.read(int(self.rfile.readline(), 16) + 2)[:-2], b"")
-        return b"".join(parts)
+        return b"".join(iter(lambda: self.rfile.read(int(self.rfile.readline(), 16) + 2)[:-2], b""))
 
-    def _send_file(self, path: Path, headers: dict[str, str]) -> None:
-        content = path.read_bytes()
-        start, end, size = 0, len(content), len(content)
+    def _send_file(self, content: bytes) -> None:
+        headers, size = {"ETag": f'"{blob(content)}"', "Accept-Ranges": "bytes"}, len(content)
         if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             start, end = int(asked[1]), min(int(asked[2] or size) + 1, size)
-            headers = {**headers, "Content-Range": f"bytes {start}-{end - 1}/{size}"}
-        headers = {**headers, "ETag": f'"{blob(path)}"', "Accept-Ranges": "bytes"}
-        self._send(206 if asked else 200, headers, content[start:end])
+            headers["Content-Range"], content = f"bytes {start}-{end - 1}/{size}", content[start:end]
+        self._send(206 if asked else 200, content, headers)
 
-    def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
-        self.hub.requests.append((self.command, unquote(self.path), status))
+    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            if value:
-                self.send_header(name, value)
+        for name, value in {**headers, "X-Repo-Commit": self.commit, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)

