@@ -14,7 +14,6 @@ import pytest
 from conftest import NAMES, ROOT
 from IPython.core.inputtransformer2 import TransformerManager
 
-from mmhelpers.course import artifacts
 from scripts import outputs
 from scripts.outputs import code_cells
 
@@ -67,10 +66,6 @@ def requirements(name: str) -> dict[str, str]:
 
 def lines(paths: list[Path]) -> int:
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
-
-
-def test_the_course_is_complete():
-    assert set(NAMES) >= set(artifacts.MADE_BY.values())
 
 
 @every_notebook

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -107,35 +106,8 @@ def test_another_licence_and_files_from_outside_are_refused(remote: Remote, tmp_
         remote.gather(monkeypatch, commit, tmp_path / "out")
 
 
-def test_what_cannot_be_fetched(remote: Remote, book: str, tmp_path: Path, monkeypatch, capsys) -> None:
-    with pytest.raises(ValueError, match="git fetch failed: .*run again"):
-        remote.gather(monkeypatch, "0" * 39 + "1", tmp_path / "out")
-    with pytest.raises(ValueError, match="no 'chemistry'; choose one of medical, physics, people, anatomy"):
-        figures.gather("chemistry", tmp_path / "out")
-
-
 def test_damaged_and_hostile_modules_are_named() -> None:
     bomb = '<!DOCTYPE d [<!ENTITY a SYSTEM "file:///etc/passwd">]><d>&a;</d>'
     for raw, words in {"<document>": "no element found", bomb: "declares a document type"}.items():
         with pytest.raises(ValueError, match=f"^a/book, m1/index.cnxml: it cannot be parsed: .*{words}"):
             figures.parse_module(raw.encode(), "m1/index.cnxml", "a/book")
-
-
-def test_figures_of_a_module() -> None:
-    parts = "".join(a_figure(f"{i}.jpg", f"part {i}", f"Part {i}.") for i in (1, 2))
-    parts = re.sub("(</?)figure", r"\1subfigure", parts)
-    images = '<image for="epub" src="../../media/1.jpg"/><image for="pdf" src="../../media/1.eps"/>'
-    math = "<m:math><m:mo>−</m:mo><m:mn>4</m:mn><m:annotation> size 12{ - 4 }</m:annotation></m:math>"
-    text = a_module(
-        f"<figure>{parts}<caption>Both. (credit a: X; credit b: Y (Z))</caption></figure>",
-        f'<exercise><media alt="  in an\n exercise ">{images}</media></exercise>',
-        '<media alt="a film"><video src="film.mp4"/></media>',
-        a_figure("a.jpg", "x", f'A shift of {math} <emphasis>left</emphasis>, as in <link target-id="x"/>.'),
-    )
-    assert figures.parse_module(text.encode(), "modules/m1/index.cnxml", "a/book") == [
-        ("media/1.jpg", "part 1", "Part 1. Both.", "credit a: X; credit b: Y (Z)"),
-        ("media/2.jpg", "part 2", "Part 2. Both.", "credit a: X; credit b: Y (Z)"),
-        ("media/1.jpg", "in an exercise", "", ""),
-        ("media/a.jpg", "x", "A shift of −4 left, as in .", ""),
-    ]
-    assert figures.credited("A cell. (credit: never closed") == ("A cell.", "credit: never closed")

@@ -130,7 +130,8 @@ def _check_unique(entries: list[Entry], report: Report) -> None:
             value = entry.get(column, entry["file_name"])
             key = str(PurePosixPath(value)) if column == "file_name" else value
             if first.setdefault(key, row) != row:
-                report.add(row, f"{column} is that of row {first[key]} too; each needs its own", value)
+                what = f"{column} {value!r} is that of row {first[key]} too; each needs its own"
+                report.add(row, what, entry["file_name"])
 
 
 def _look(path: Path) -> tuple[np.ndarray, str] | str:

@@ -130,19 +130,19 @@ def _split(found: Mapping[str, IterableDataset], options: Mapping[str, str]) -> 
 def _kept(rows: IterableDataset, options: Mapping[str, str], limit: int, folder: Path, name: str) -> Iterator[dict]:
     """Store the first `limit` different pictures; a row of metadata for each row that can be used."""
     kinds, report = rows.features, Report(Path(name))
-    pictures = [name for name, kind in kinds.items() if isinstance(kind, Image | dict)]
+    pictures = [column for column, kind in kinds.items() if isinstance(kind, Image | dict)]
     image, columns = choose_columns(list(kinds), options, report, pictures)
     if image in kinds and not (image in pictures or getattr(kinds[image], "dtype", "").endswith("binary")):
         report.add(0, f"column {image!r} holds no pictures; its columns are {', '.join(kinds)}")
     report.stop_if_whole()
     print(f"pictures from column {image!r}, texts from {', '.join(map(repr, columns))}", flush=True)
-    is_class = all(isinstance(kinds[name], ClassLabel) for name in columns)
+    is_class = all(isinstance(kinds[column], ClassLabel) for column in columns)
     rows = rows.cast_column(image, Image(decode=False)).select_columns([image, *columns])
     files: dict[str, str] = {}  # digest of a picture's bytes -> its file
     left_out = []
     for number, row in enumerate(text_bar(rows, "fetching rows", limit), 1):
         try:
-            raw, texts = _bytes(row[image]), [text for c in columns for text in _texts(kinds[c], row[c])]
+            raw, texts = _bytes(row[image], name), [text for c in columns for text in _texts(kinds[c], row[c])]
             digest = hashlib.blake2b(raw, digest_size=10).hexdigest()
             if not texts:
                 raise ValueError("it has no text")
@@ -165,12 +165,12 @@ def _is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def _bytes(value: Mapping[str, Any] | None) -> bytes:
-    """A picture as it was stored. A path counts within a Hub repository alone: others are not the row's."""
+def _bytes(value: Mapping[str, Any] | None, name: str) -> bytes:
+    """A picture as it was stored. A path counts within the data set on the Hub alone: others are not the row's."""
     if value and value["bytes"] is not None:
         return value["bytes"]
     path = (value or {}).get("path") or ""
-    if not re.match(r"(zip://[^:]*::)?hf://datasets/", path):
+    if not re.match(rf"(zip://[^:]*::)?hf://datasets/{re.escape(name)}@", path):
         raise ValueError(f"it holds no picture {path}".strip())
     with fsspec.open(path) as file:
         return file.read()

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import is_sentence_transformer_model
@@ -50,7 +52,7 @@ def load(
     name, pin = str(name_or_path), ""
     if not os.path.isdir(name):
         name, _, pin = name.partition("@")
-    where = {"revision": pin or None}
+    where = {"revision": pin or None, "local_files_only": _only_cached(name, pin or None)}
     try:
         config = PreTrainedConfig.get_config_dict(name, **where)[0]
         one_tower = "image_token_id" in config and is_sentence_transformer_model(name, **where)
@@ -163,6 +165,19 @@ def _names_no_file(item: object) -> bool:
     if not isinstance(item, str) or not item.lower().endswith(IMAGE_SUFFIXES) or "://" in item:
         return False
     return (os.path.isabs(item) or len(item.split()) == 1) and not os.path.isfile(item)
+
+
+def _only_cached(name: str, revision: str | None) -> bool:
+    """Whether only the files of an earlier download can be had; the libraries would ask again for minutes."""
+    try:
+        if os.path.isdir(name) or not try_to_load_from_cache(name, "config.json", revision=revision):
+            return False
+        model_info(name, revision=revision, timeout=15)
+    except HFValidationError:
+        return False
+    except Exception:  # no network, or a server in trouble
+        return True
+    return False
 
 
 def _why_not(error: Exception) -> str:

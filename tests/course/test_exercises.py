@@ -25,10 +25,6 @@ def forgot(a, b):
     a + b
 
 
-def typo(a, b):
-    return a + c  # noqa: F821
-
-
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -36,7 +32,6 @@ def typo(a, b):
         (stub, "not solved yet. the sum of a and b (A solution is folded below.)"),
         (minus, "not yet. minus(1, 2) gave -1, expected 3.0. Hint: add both"),
         (forgot, "not yet. forgot(1, 2) gave None, expected 3.0. Hint: add both"),
-        (typo, "not yet. typo(1, 2) raised NameError: name 'c' is not defined. Hint: add both"),
     ],
 )
 def test_an_answer_is_judged_in_a_sentence(capsys, answer, words):
@@ -48,12 +43,9 @@ def test_an_answer_is_judged_in_a_sentence(capsys, answer, words):
     [
         (0.33333, 1 / 3, "OK"),
         (np.eye(2), [[1, 0], [0, 1]], "OK"),
-        (np.eye(3), 1.0, "not yet"),
-        (["a", "b"], ["a", "b"], "OK"),
         ("text", "test", "not yet"),
         ({"a", "b"}, {"b", "a"}, "OK"),
         ([[1], [1, 2]], [[1], [1, 2]], "OK"),
-        ("three", 3.0, "not yet"),
         (None, 3.0, "not solved yet"),
         (..., lambda margin: margin > 0, "not yet"),
     ],

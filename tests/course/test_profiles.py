@@ -10,7 +10,7 @@ import torch
 from conftest import NAMES, ROOT
 
 from mmhelpers.course import profiles
-from mmhelpers.course.profiles import PROFILES, ProfileError, fingerprint
+from mmhelpers.course.profiles import PROFILES, fingerprint
 
 SMOKE = PROFILES["smoke"]
 
@@ -63,17 +63,6 @@ def test_data_is_the_shop_a_place_on_disk_or_an_id(monkeypatch, pictures):
     assert profiles.data_source("My Pictures/table.csv?text=title") == f"{table}?text=title"
     assert profiles.data_source("hub:owner/name@main?text=a") == "hub:owner/name@main?text=a"
     assert profiles.with_options(f"{table}?text=a%26b&id=c") == (str(table), {"text": "a&b", "id": "c"})
-
-
-def test_a_notebook_reads_a_relative_folder_from_the_repository(monkeypatch):
-    monkeypatch.chdir(ROOT / "tests")
-    assert profiles.data_source("notebooks") == str(ROOT / "notebooks")
-
-
-@pytest.mark.parametrize("value", ["nowhere", "shopp", "figures", "nowhere.csv?text=a"])
-def test_a_wrong_source_says_what_can_be_chosen(value):
-    with pytest.raises(ProfileError, match=f"DATA '{re.escape(value)}': there is no such .*choose 'shop', a"):
-        profiles.data_source(value)
 
 
 @pytest.mark.parametrize(

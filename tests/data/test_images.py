@@ -64,10 +64,3 @@ def test_a_fingerprint_sees_shape_and_colour() -> None:
     for mug, colour in zip(mugs, ("red", "blue"), strict=True):
         mug.paste(colour, (30, 30, 66, 66))
     assert distance(*mugs) > 20
-
-
-def test_close_pairs_equal_counting_bit_by_bit() -> None:
-    bits = np.random.default_rng(0).integers(0, 2, (150, 512), dtype=np.uint8)
-    marks = np.packbits(bits, axis=1).view(np.uint64)
-    slow = [[i, j, d] for i in range(70) for j in range(150) if (d := int((bits[i] != bits[j]).sum())) <= 245]
-    assert slow and close_pairs(marks[:70], marks, 245).tolist() == slow

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from datasets import Image as ImageColumn
 from PIL import Image, ImageDraw
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments, losses
@@ -174,18 +173,6 @@ def test_the_encoder_is_left_untouched(clip: SentenceTransformer) -> None:
     assert not {id(p) for p in clip.parameters()} & {id(p) for p in models[0].parameters()}
     with pytest.raises(ValueError, match="one Transformer module"):
         build_reranker(SentenceTransformer(modules=[clip[0], torch.nn.Identity()], device="cpu"))
-
-
-def test_trains_pointwise_with_frozen_towers(clip: SentenceTransformer, paths: list[str], tmp_path: Path) -> None:
-    model = small(clip)
-    frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
-    assert len(frozen) == len(list(clip.parameters()))
-    before = scores(model, TEXTS[0], paths)
-    rows = Dataset.from_dict({"query": TEXTS * 4, "image": paths, "label": [1.0, 0.0] * 4})
-    loss = losses.BinaryCrossEntropyLoss(model)
-    fit(model, loss, rows.cast_column("image", ImageColumn()), tmp_path, num_train_epochs=1)
-    assert not np.allclose(scores(model, TEXTS[0], paths), before)
-    assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
 
 
 def test_it_learns_which_colour_stands_where_and_the_best_is_kept(clip: SentenceTransformer, tmp_path: Path) -> None:

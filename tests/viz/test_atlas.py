@@ -86,15 +86,6 @@ def test_the_page_names_no_network_and_nothing_breaks_out(pictures: list[Path], 
     assert frame == "iframe" and attributes["sandbox"] == "allow-scripts" and attributes["srcdoc"] == page
 
 
-def test_many_groups_share_a_grey_and_the_file_stays_small(pictures: list[Path], tmp_path: Path) -> None:
-    given = inputs(pictures * 2, groups=[str(min(i, 29)) for i in range(40)], captions=["word " * 500] * 40)
-    path = atlas.write(tmp_path / "map.html", **given)
-    data = data_of(path)
-    assert len(data["groups"]) == 17 and data["groups"][0]["name"] == "29"
-    assert data["groups"][-2]["name"] == "other" and data["points"][28]["group"] == 15
-    assert len(data["points"][0]["text"]) == 300 and path.stat().st_size < 60_000
-
-
 def test_what_does_not_fit_is_an_error(pictures: list[Path], tmp_path: Path) -> None:
     for changes, message in (
         ({"texts": ["one"]}, "20 pictures and 1 texts"),
