@@ -68,6 +68,9 @@ class PairedResult:
     high: float
     p_value: float
 
+    def __str__(self) -> str:
+        return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p_value:.4f}"
+
     def verdict(self, better: str = "better", worse: str = "worse") -> str:
         """The result as words, with its interval."""
         span = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
