@@ -86,9 +86,9 @@ def commit(root: Path, build: Path, artifacts: Path) -> None:
             texts[path] = nbformat.writes(committed(current, executed, root)) + "\n"
         except ValueError as error:
             raise ValueError(f"{path.name}: {error}") from error
-    rows = json.loads((artifacts / "scoreboard.json").read_text(encoding="utf-8"))
-    texts[root / "notebooks" / "scoreboard.json"] = json.dumps(rows, indent=1) + "\n"
-    texts[root / "README.md"] = with_table((root / "README.md").read_text(encoding="utf-8"), rows)
+    board = (artifacts / "scoreboard.json").read_text(encoding="utf-8")
+    texts[root / "notebooks" / "scoreboard.json"] = board
+    texts[root / "README.md"] = with_table((root / "README.md").read_text(encoding="utf-8"), json.loads(board))
     (root / "notebooks" / "images").mkdir(exist_ok=True)
     shutil.copy(artifacts / "evaluation" / "before_after.png", root / "notebooks" / "images")
     for path, text in texts.items():  # only now: an error above leaves the texts as they were
