@@ -16,7 +16,7 @@ from test_repository import IMPORTED_AS, MODULES, NOTEBOOKS, imports, python, re
 
 from scripts.outputs import code_cells
 
-KINDS = ("*.html", "*.ipynb", "*.json", "*.py", "*.safetensors", "*.txt")
+KINDS = ("*.html", "*.ipynb", "*.j2", "*.json", "*.py", "*.safetensors", "*.toml", "*.txt")
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ class NotebookFailed(RuntimeError):
     """A cell raised, or the kernel died; the message is the report for the terminal."""
 
 
-class Run:
+class Series:
     """The notebooks, run in the active workspace, with their executed copies in a folder of `build`."""
 
     def __init__(self, profile: str | None = None, data: str | None = None) -> None:
@@ -118,7 +118,7 @@ class Run:
         return f"passed over: {passed_over}" if passed_over else f"done in {minutes:.1f} minutes"
 
 
-def run(job: Run, chosen: list[Path]) -> int:
+def run(job: Series, chosen: list[Path]) -> int:
     """Run what has not run yet; 0, or 1 after printing what failed."""
     books, profile = {path: nbformat.read(path, as_version=4) for path in chosen}, job.workspace.profile
     waiting, began = [path for path, book in books.items() if not job.finished(path, book)], time.monotonic()
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="all notebooks, not only 01 to 05")
     options = parser.parse_args(argv)
     try:
-        job = Run(options.profile, options.data)
+        job = Series(options.profile, options.data)
         return run(job, job.select(options.only, options.all))
     except (ValueError, OSError, artifacts.ArtifactError) as error:
         print(f"{error}", file=sys.stderr)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
-from mmhelpers.data.images import fingerprint, in_threads, load_picture
+from mmhelpers.data.images import in_threads, load_picture, perceptual_hash
 from mmhelpers.data.problems import DataError, Report
 from mmhelpers.data.tables import Entry, find_table, read_table
 
@@ -32,7 +32,7 @@ class Row:
     image_id: str
     texts: tuple[str, ...]
     extra: dict[str, str]
-    fingerprint: np.ndarray
+    perceptual_hash: np.ndarray
     content: str
     is_class: bool = False
 
@@ -142,7 +142,7 @@ def _look(path: Path) -> tuple[np.ndarray, str] | str:
         why = str(error).replace(repr(str(path)), "it") or type(error).__name__
         return f"the picture cannot be used ({why}); repair or replace it"
     digest = hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16)
-    return fingerprint(picture), digest.hexdigest()
+    return perceptual_hash(picture), digest.hexdigest()
 
 
 def _as_text(value: object) -> str:

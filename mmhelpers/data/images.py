@@ -63,7 +63,7 @@ def store_picture(raw: bytes, target: Path) -> Path:
     return file
 
 
-def fingerprint(picture: Image.Image) -> np.ndarray:
+def perceptual_hash(picture: Image.Image) -> np.ndarray:
     """512 bits, uint64 of shape (8,), of which few differ between pictures that look alike.
 
     128 bits are a difference hash: is a cell of the grey 9 x 9 thumbnail brighter than the one before it,
@@ -78,7 +78,7 @@ def fingerprint(picture: Image.Image) -> np.ndarray:
 
 
 def close_pairs(left: np.ndarray, right: np.ndarray, max_distance: int) -> np.ndarray:
-    """Pairs of fingerprints, shapes (n, 8) and (m, 8), that differ in at most `max_distance` of their bits.
+    """Pairs of perceptual hashes, shapes (n, 8) and (m, 8), that differ in at most `max_distance` of their bits.
 
     Returns: int64 of shape (pairs, 3): row in left, row in right, distance.
     """

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from mmhelpers.course.profiles import SHOP, Profile, downloads, with_options
 from mmhelpers.data import hub
 from mmhelpers.data.folder import Row, read_folder
-from mmhelpers.data.images import close_pairs, fingerprint, in_threads, load_picture, store_picture, text_bar
+from mmhelpers.data.images import close_pairs, in_threads, load_picture, perceptual_hash, store_picture, text_bar
 from mmhelpers.data.problems import DataError
 from mmhelpers.data.schema import SPLITS, Collection, Retrieval, as_dataset, corpus_of, images_folder, paths
 from mmhelpers.shop import stock
@@ -158,12 +158,12 @@ def near_duplicates(
 ) -> list[tuple[str, str, str, str, int]]:
     """Pictures of different splits that look alike: (split, image id, other split, image id, distance).
 
-    The distance is in bits of 512 (`images.fingerprint`), the closest come first. Copies in another size and
+    The distance is in bits of 512 (`images.perceptual_hash`), the closest come first. Copies in another size and
     quality differ in about 4, seldom in more than 10; from 15 on, pictures have little in common.
     """
     marks = {}
     for name, split in splits.items():
-        seen = in_threads(lambda path: fingerprint(load_picture(path)), paths(split), f"reading {name}")
+        seen = in_threads(lambda path: perceptual_hash(load_picture(path)), paths(split), f"reading {name}")
         marks[name] = np.stack(list(seen))
     names, ids = list(splits), {name: split["image_id"][:] for name, split in splits.items()}
     found = [
@@ -182,7 +182,7 @@ def plain(text: str) -> str:
 
 def _groups(rows: Sequence[Row]) -> list[list[int]]:
     """Positions of rows that belong together, if only through others between them."""
-    marks = np.stack([row.fingerprint for row in rows])
+    marks = np.stack([row.perceptual_hash for row in rows])
     first: dict[tuple[str, str], int] = {}
     links = [(first.setdefault(key, i), i) for i, row in enumerate(rows) for key in _keys(row)]
     left, right = np.concatenate([close_pairs(marks, marks, LOOKS_ALIKE)[:, :2], np.array(links)]).T

@@ -104,16 +104,16 @@ def test_a_run_leaves_its_results_and_what_changed_is_done_again(course, run, no
 
 def test_another_release_of_the_package_counts(monkeypatch, notebook, run):
     book = nbformat.read(notebook("01_a", "1"), as_version=4)
-    first = runner.Run("smoke").fingerprint(book)
+    first = runner.Series("smoke").fingerprint(book)
     monkeypatch.setattr(runner.metadata, "version", lambda name: "99")
-    assert runner.Run("smoke").fingerprint(book) != first
+    assert runner.Series("smoke").fingerprint(book) != first
 
 
 def test_without_numbers_it_runs_the_main_job(notebook, run, tmp_path):
     names = [f"{number:02}_lesson" for number in range(1, 9)]
     for name in names:
         notebook(name, "1")
-    job = runner.Run("smoke")
+    job = runner.Series("smoke")
     assert [path.stem for path in job.select(None)] == names[:5]
     assert [path.stem for path in job.select(None, everything=True)] == names
     assert [path.stem for path in job.select(["07", "03"])] == [names[2], names[6]]

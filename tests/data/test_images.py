@@ -1,4 +1,4 @@
-"""Any picture is read the same way; fingerprints tell which ones look alike."""
+"""Any picture is read the same way; perceptual hashes tell which ones look alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 from samples import picture
 
-from mmhelpers.data.images import LONGEST_SIDE, close_pairs, fingerprint, load_picture, store_picture
+from mmhelpers.data.images import LONGEST_SIDE, close_pairs, load_picture, perceptual_hash, store_picture
 
 
 def odd_pictures() -> dict[str, tuple[Image.Image, dict, Image.Image]]:
@@ -55,7 +55,7 @@ def test_pictures_are_kept_as_a_person_sees_them(tmp_path: Path, name, image, op
 
 def test_a_fingerprint_sees_shape_and_colour() -> None:
     def distance(a: Image.Image, b: Image.Image) -> int:
-        return close_pairs(fingerprint(a)[None], fingerprint(b)[None], 512)[0, 2]
+        return close_pairs(perceptual_hash(a)[None], perceptual_hash(b)[None], 512)[0, 2]
 
     one, other = picture(1, (200, 160)), picture(2, (200, 160))
     assert distance(one, one) == 0
