@@ -20,8 +20,9 @@ test: .venv/ready  ## ruff and pytest, which runs every notebook in the smoke pr
 test-all: .venv/ready  ## the slow tests: other versions of the libraries, a fresh installation, the Hub
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
-lab: .venv/ready  ## the notebooks in JupyterLab
-	@MALLOC_TRIM_THRESHOLD_=2147483647 $(BIN)/python -m jupyterlab --notebook-dir notebooks
+lab: export MALLOC_TRIM_THRESHOLD_ := 2147483647
+lab: .venv/ready  ## the notebooks in JupyterLab; freed memory is kept, as course/runner.py says
+	@$(BIN)/python -m jupyterlab --notebook-dir notebooks
 
 outputs: .venv/ready  ## what `make run ALL=1 PROFILE=laptop DATA=shop` made, into notebooks/ and README.md
 	@$(BIN)/python -m scripts.outputs

@@ -4,7 +4,7 @@
 
 Under build/<profile>/<data>/ each notebook leaves its executed copy and an HTML page, and state.json keeps
 what each finished notebook was made of. A notebook runs again when its code, the package's version, the
-profile, the data, or an artefact that it read or wrote has changed; after other changes: make clean.
+profile, the data, an artefact that it made or one that this was made from has changed; else: make clean.
 """
 
 from __future__ import annotations

@@ -168,10 +168,9 @@ def generic_caption(scene: Scene, rng: random.Random, full: bool = True) -> str:
     return _Speaker(rng, {}, filler=rng.random() < FILLER_SHARE).say(wanted)
 
 
-def house_caption(scene: Scene | Wanted, rng: random.Random) -> str:
-    """A caption as this shop writes it, of a picture or of what was chosen to be said about it."""
-    wanted = caption_wanted(scene, rng) if isinstance(scene, Scene) else scene
-    return _Speaker(rng, JARGON, _LABEL, rng.random() < FILLER_SHARE).say(wanted)
+def house_caption(stated: Wanted, rng: random.Random) -> str:
+    """A caption as this shop writes it, of what `caption_wanted` chose to say."""
+    return _Speaker(rng, JARGON, _LABEL, rng.random() < FILLER_SHARE).say(stated)
 
 
 def generic_query(wanted: Wanted, rng: random.Random) -> str:
