@@ -95,9 +95,8 @@ def run_smoke(folder: Path, *only: str, **settings: str) -> Done:
     environment |= {"MM_ARTIFACTS": str(folder / "artifacts"), "MM_BUILD": str(folder / "build"), **settings}
     command = [sys.executable, "-m", "mmhelpers.course.runner", "--profile", "smoke"]
     command += ["--only", *only] if only else ["--all"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, cwd=ROOT, env=environment, **pipes, encoding="utf-8")
     slug = profiles.data_slug(environment.get("MM_DATA", profiles.SHOP))
     return Done(done.returncode, done.stdout, folder, slug)
 

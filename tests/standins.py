@@ -28,8 +28,7 @@ _TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "n
 
 def pictures(folder: str | Path, n: int = 6, size: tuple[int, int] = (96, 96)) -> list[Path]:
     """Write `n` differing PNG pictures of `size` (width, height) pixels to `folder`; returns their paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     paths = [folder / f"picture_{index:03d}.png" for index in range(n)]
     for index, path in enumerate(paths):
         picture = Image.linear_gradient("L").rotate(37 * index).resize(size)
@@ -38,15 +37,13 @@ def pictures(folder: str | Path, n: int = 6, size: tuple[int, int] = (96, 96)) -
     return paths
 
 
-def fit(
-    model: SentenceTransformer, columns: dict, folder: Path, loss: torch.nn.Module | None = None, **settings: Any
-) -> SentenceTransformerTrainer:
-    """Train `model` a little, without noise; returns the trainer."""
+def fit(model: SentenceTransformer, columns: dict, folder: Path, loss: Any = None, **settings: Any) -> Any:
+    """Train `model` a little, without noise; returns the SentenceTransformerTrainer."""
     small = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "use_cpu": True}
     quiet = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "report_to": "none"}
     arguments = Arguments(str(folder), **{**small, **quiet, **settings})
-    loss = loss or MultipleNegativesRankingLoss(model)
-    trainer = SentenceTransformerTrainer(model, arguments, Dataset.from_dict(columns), loss=loss)
+    data, loss = Dataset.from_dict(columns), loss or MultipleNegativesRankingLoss(model)
+    trainer = SentenceTransformerTrainer(model, arguments, data, loss=loss)
     trainer.train()
     return trainer
 
@@ -79,11 +76,7 @@ def tiny_siglip(folder: str | Path, patch: int = 16) -> Path:
 # From here on: files of repositories on the Hub, as they are there. Which files there are, their settings
 # and the names of classes are theirs; widths, depths and vocabularies are tiny.
 def hub_clip(folder: str | Path) -> Path:
-    """Write CLIP with the files of its first days.
-
-    That is: sizes as plain numbers, no processor_config.json, and an end token that is wrong (2, for which
-    the text is pooled where the largest id stands).
-    """
+    """Write CLIP with its first files: plain sizes, no processor_config.json, a wrong end token (2: the largest id)."""
     folder = tiny_clip(folder, 32, 224, bos_token_id=0, eos_token_id=2, pad_token_id=1)
     (folder / "processor_config.json").unlink()
     config = json.loads((folder / "config.json").read_text())
@@ -99,9 +92,8 @@ def hub_siglip(folder: str | Path, patch: int = 16, size: int = 224) -> Path:
     """Write SIGLIP: a SentencePiece model, which takes capitals and punctuation away, no tokenizer.json."""
     folder, pieces = Path(folder), io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*_WORDS, "abcdefghijklmnopqrstuvwxyz 0123456789"]), model_writer=pieces,
-        vocab_size=200, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-        num_threads=1,
+        sentence_iterator=iter([*_WORDS, "abcdefghijklmnopqrstuvwxyz 0123456789"]), model_writer=pieces, vocab_size=200,
+        hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
     )  # fmt: skip
     vocab_size = sentencepiece.SentencePieceProcessor(model_proto=pieces.getvalue()).get_piece_size()
     _hub_siglip_model(folder, vocab_size, patch, size)
@@ -110,9 +102,8 @@ def hub_siglip(folder: str | Path, patch: int = 16, size: int = 224) -> Path:
     return _write(folder, {"tokenizer_config.json": {
         "added_tokens_decoder": {"1": {"content": "</s>", **special}, "2": {"content": "<unk>", **special}},
         "additional_special_tokens": [], "clean_up_tokenization_spaces": True, "do_lower_case": True,
-        "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>", "sp_model_kwargs": {},
-        "model_input_names": ["input_ids"], "model_max_length": 64, "processor_class": "SiglipProcessor",
-        "tokenizer_class": "SiglipTokenizer",
+        "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>", "sp_model_kwargs": {}, "model_max_length": 64,
+        "model_input_names": ["input_ids"], "processor_class": "SiglipProcessor", "tokenizer_class": "SiglipTokenizer",
     }})  # fmt: skip
 
 
@@ -123,9 +114,9 @@ def hub_siglip2(folder: str | Path) -> Path:
     letters = ["\u2581", *(chr(code) for code in range(33, 127))]
     words = [variant for word in _WORDS for variant in (word, word.capitalize())]
     vocab, merges = _bpe(specials, words, alphabet=letters)
-    sides = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right", "do_lower_case": True}
-    names = {"model_max_length": 64, "model_input_names": ["input_ids"]}
-    hf.GemmaTokenizer(vocab=vocab, merges=merges, **sides, **names).save_pretrained(folder)
+    more = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right", "do_lower_case": True}
+    more |= {"model_max_length": 64, "model_input_names": ["input_ids"]}
+    hf.GemmaTokenizer(vocab=vocab, merges=merges, **more).save_pretrained(folder)
     return _hub_siglip_model(folder, len(vocab))
 
 
@@ -139,22 +130,18 @@ def _hub_siglip_model(folder: Path, vocab_size: int, patch: int = 16, size: int 
     return _write(folder, {
         "config.json": config | {"text_config": text, "vision_config": vision},
         "preprocessor_config.json": {
-            "do_normalize": True, "do_rescale": True, "do_resize": True, "rescale_factor": 1 / 255,
+            "do_normalize": True, "do_rescale": True, "do_resize": True, "rescale_factor": 1 / 255, "resample": 3,
             "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": size, "width": size},
             "image_processor_type": "SiglipImageProcessor", "processor_class": "SiglipProcessor",
-            "resample": 3,
         },
     })  # fmt: skip
 
 
 def tiny_vlm(folder: str | Path) -> Path:
-    """Write VLM: one transformer that reads chats with pictures in them, last token, normalised.
-
-    The layout is that of a Sentence Transformers model: a chat template, Pooling and Normalize.
-    """
+    """Write VLM as a Sentence Transformers model: it reads chats with pictures in them; last token, normalised."""
     folder = Path(folder)
-    specials = ["<|im_start|>", "<|im_end|>"]
-    specials += ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    names = ("im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
+    specials = [f"<|{name}|>" for name in names]
     vocab, merges = _bpe([], _WORDS)
     vocab |= {token: len(vocab) + i for i, token in enumerate(["<|endoftext|>", *specials])}
     special = {"extra_special_tokens": specials, "eos_token": "<|im_end|>"}
@@ -178,37 +165,30 @@ def tiny_vlm(folder: str | Path) -> Path:
     )
     torch.manual_seed(0)
     hf.Qwen3VLForConditionalGeneration(config).eval().save_pretrained(folder)
-    both = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "image_mean": [0.5] * 3}
-    both |= {"image_std": [0.5] * 3, "size": {"longest_edge": 16777216, "shortest_edge": 4096}}
-    both |= {"processor_class": "Qwen3VLProcessor"}
+    both = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "processor_class": "Qwen3VLProcessor"}
+    both |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"longest_edge": 2**24, "shortest_edge": 4096}}
     state = {"method": "forward", "method_output_name": "last_hidden_state"}
     kinds = dict.fromkeys(("text", "image", "video"), state) | {"message": state | {"format": "structured"}}
-    modules = {
-        "": "base.modules.transformer.Transformer",
-        "1_Pooling": "sentence_transformer.modules.pooling.Pooling",
-        "2_Normalize": "sentence_transformer.modules.normalize.Normalize",
-    }
+    package, parts = "sentence_transformers.sentence_transformer.modules", ("1_Pooling", "2_Normalize")
+    types = {"": "sentence_transformers.base.modules.transformer.Transformer"}
+    types |= {part: f"{package}.{part[2:].lower()}.{part[2:]}" for part in parts}
+    modules = [dict(idx=i, name=str(i), path=path, type=name) for i, (path, name) in enumerate(types.items())]
     return _write(folder, {
         "preprocessor_config.json": both | {"image_processor_type": "Qwen2VLImageProcessorFast"},
         "video_preprocessor_config.json": both | {"video_processor_type": "Qwen3VLVideoProcessor"},
         # What makes it a model of Sentence Transformers.
         "sentence_bert_config.json": {
-            "transformer_task": "feature-extraction", "modality_config": kinds, "unpad_inputs": False,
-            "processing_kwargs": {"chat_template": {"add_generation_prompt": True}},
-            "module_output_name": "token_embeddings",
+            "transformer_task": "feature-extraction", "module_output_name": "token_embeddings", "unpad_inputs": False,
+            "processing_kwargs": {"chat_template": {"add_generation_prompt": True}}, "modality_config": kinds,
         },
-        "modules.json": [
-            {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.{name}"}
-            for number, (path, name) in enumerate(modules.items())
-        ],
-        "1_Pooling/config.json": {"embedding_dimension": 32, "pooling_mode": "lasttoken"},
+        "modules.json": modules, "1_Pooling/config.json": {"embedding_dimension": 32, "pooling_mode": "lasttoken"},
         "config_sentence_transformers.json": {"model_type": "SentenceTransformer"},
     })  # fmt: skip
 
 
 def _bpe(
     specials: list[str], words: list[str], suffix: str = "", alphabet: list[str] | None = None
-) -> tuple[dict[str, int], list[tuple[str, str]]]:
+) -> tuple[dict, list]:
     """A vocabulary and its merges, in which `words` are one token each; by default every byte can stand."""
     alphabet = alphabet or sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = dict.fromkeys([*specials, *alphabet, *(letter + suffix for letter in alphabet)])

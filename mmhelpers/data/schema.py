@@ -2,7 +2,8 @@
 
 images/                                             the pictures, flat
 train.parquet, validation.parquet, test.parquet     file_name, image_id, text, spec, other columns
-collection.json                                     name, licence, has_specs; queries, qrels, slices by split
+collection.json                                     name, licence, has_specs; by split: queries, relevant, slices,
+                                                    families
 """
 
 from __future__ import annotations
@@ -31,14 +32,13 @@ class Retrieval:
 
     queries: dict[str, str]  # query id -> text
     corpus: dict[str, str]  # image id -> path of the picture
-    qrels: dict[str, dict[str, int]]  # query id -> image id -> grade; what is not there has grade 0
+    relevant: dict[str, set[str]]  # query id -> image ids of all right answers; every other picture is wrong
     slices: dict[str, list[str]]  # name -> query ids; "all" goes without saying
+    families: dict[str, str]  # query id -> what it belongs to: queries of one family are no independent evidence
 
     def right_answers(self, query: str) -> list[str]:
-        """The images with the best grade that the query has, in the order of its judgements."""
-        grades = self.qrels[query]
-        best = max(grades.values())
-        return [image for image, grade in grades.items() if grade == best]
+        """The right answers in a fixed order."""
+        return sorted(self.relevant[query])
 
     def positive(self, query: str, chance: random.Random) -> str:
         """A right answer to train on: the picture that a caption was written for, else one at random."""
@@ -81,8 +81,11 @@ def save(collection: Collection, folder: Path) -> None:
         table = split.remove_columns("image").add_column("file_name", [f"images/{n}" for n in names])
         pq.write_table(table.with_format("arrow")[:], images.parent / f"{name}.parquet")
     about = {"name": collection.name, "licence": collection.licence, "has_specs": collection.has_specs}
-    kept = ("queries", "qrels", "slices")  # the corpus is the split
-    about["truth"] = {s: {name: getattr(t, name) for name in kept} for s, t in collection.truth.items()}
+    about["truth"] = {  # the corpus is the split
+        split: {"queries": t.queries, "relevant": {query: t.right_answers(query) for query in t.relevant},
+                "slices": t.slices, "families": t.families}
+        for split, t in collection.truth.items()
+    }  # fmt: skip
     (images.parent / "collection.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
 
 
@@ -97,7 +100,10 @@ def load(folder: Path) -> Collection:
         splits[split] = as_dataset({"image": str(folder / row.pop("file_name")), **row} for row in rows)
     if gone:
         raise DataError(folder, [f"{name} is gone; make the dataset again" for name in gone])
-    truth = {split: Retrieval(corpus=corpus_of(splits[split]), **kept) for split, kept in about["truth"].items()}
+    truth = {}
+    for split, kept in about["truth"].items():
+        kept["relevant"] = {query: set(images) for query, images in kept["relevant"].items()}
+        truth[split] = Retrieval(corpus=corpus_of(splits[split]), **kept)
     return Collection(**{**about, "splits": splits, "truth": truth})
 
 

@@ -63,7 +63,11 @@ def from_shop(profile: Profile, folder: Path) -> Collection:
             for p in built.pictures[split]
         )  # fmt: skip
         queries = {query.query_id: query.text for query in built.queries[split]}
-        truth[split] = Retrieval(queries, corpus_of(splits[split]), built.qrels[split], built.slices[split])
+        family = {p.image_id: p.family for p in built.pictures[split]}
+        families = {query: family[min(right)] for query, right in built.relevant[split].items()}
+        truth[split] = Retrieval(
+            queries, corpus_of(splits[split]), built.relevant[split], built.slices[split], families
+        )  # fmt: skip
     return Collection(SHOP, "that of this project, whose code draws them", splits, truth, has_specs=True)
 
 
@@ -112,7 +116,7 @@ def _pair_truth(rows: Sequence[Row], corpus: dict[str, str], split: str) -> Retr
         for key in {("pixels", row.content), *(("text", plain(text)) for text in row.texts)}:
             same.setdefault(key, []).append(row.image_id)
     median = np.median([len(text.split()) for row in rows for text in row.texts])
-    truth, asked = Retrieval({}, corpus, {}, {}), Counter()
+    truth, asked = Retrieval({}, corpus, {}, {}, {}), Counter()
     for row in rows:
         for number, text in enumerate(row.texts):
             asked[text] += 1
@@ -121,7 +125,8 @@ def _pair_truth(rows: Sequence[Row], corpus: dict[str, str], split: str) -> Retr
             query = f"q-{row.image_id}" + (f"#{number}" if number else "")
             truth.queries[query] = text
             answers = {*same["text", plain(text)], *same["pixels", row.content]}
-            truth.qrels[query] = dict.fromkeys(sorted(answers), 1)
+            truth.relevant[query] = answers
+            truth.families[query] = min(answers)
             name = "short text" if len(text.split()) <= median else "long text"
             truth.slices.setdefault(name, []).append(query)
     return truth

@@ -55,10 +55,11 @@ class Scoreboard:
         """
         if stage not in STAGES:
             raise ValueError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}")
-        values, new = per_query(run, retrieval.qrels), []
+        values, new = per_query(run, retrieval.relevant), []
         for name, queries in {"all": list(values.index), **retrieval.slices}.items():
             for metric in METRICS if len(queries) else ():
-                numbers = [round(number, 6) for number in interval(values.loc[queries, metric], seed)]
+                bounds = interval(values.loc[queries, metric], seed, retrieval.families)
+                numbers = [round(number, 6) for number in bounds]
                 time = round(float(train_seconds), 1)
                 cells = (stage, split, name, metric, *numbers, len(queries), time, seed)
                 new.append(dict(zip(COLUMNS, cells, strict=True)))

@@ -17,6 +17,7 @@ from mmhelpers.shop.spec import COLOURS, PLAIN, Item, Scene
 
 RGB = tuple[int, int, int]
 BADGE_PAPER, BADGE_INK, SHADOW = (252, 246, 230), (46, 40, 54), (74, 60, 62)
+CAST = [0] * 128 + [30] * 128  # how dark a silhouette's shadow is
 # relation -> per product the cell it must stay in (x0, y0, x1, y1), where it stands (x, y), and its size
 CELLS: dict[str | None, list[tuple[tuple[float, ...], tuple[float, float], float]]] = {
     None: [((0.04, 0.05, 0.96, 0.95), (0.5, 0.91), 0.74)],
@@ -24,6 +25,9 @@ CELLS: dict[str | None, list[tuple[tuple[float, ...], tuple[float, float], float
                 ((0.51, 0.05, 0.985, 0.95), (0.745, 0.9), 0.46)],
     "above": [((0.05, 0.015, 0.95, 0.475), (0.5, 0.472), 0.43),
               ((0.05, 0.53, 0.95, 0.965), (0.5, 0.945), 0.405)],
+    "on two": [((0.05, 0.015, 0.95, 0.475), (0.5, 0.472), 0.42),
+               ((0.03, 0.53, 0.49, 0.965), (0.26, 0.945), 0.405),
+               ((0.51, 0.53, 0.97, 0.965), (0.74, 0.945), 0.405)],
 }  # fmt: skip
 
 
@@ -108,8 +112,7 @@ def _paint(canvas: Image.Image, item: Item, shape: Shape, points: np.ndarray, ma
         _badge(pen, item.motif, badge, radius * scale, matrix / scale, rim)
     size = (frame[2] - frame[0], frame[3] - frame[1])
     inside = silhouette.crop(frame)
-    for tone, mask in zip(((255, 250, 240), (36, 22, 44)), surfaces.light_masks(from_left), strict=True):
-        mask = mask.point([min(255, round(v * strength)) for v in range(256)])
+    for tone, mask in zip(((255, 250, 240), (36, 22, 44)), surfaces.light_masks(from_left, strength), strict=True):
         canvas.paste(tone, frame, ImageChops.multiply(mask.resize(size, Image.Resampling.BILINEAR), inside))
     return silhouette
 
@@ -121,10 +124,10 @@ def _shadow(canvas: Image.Image, silhouette: Image.Image, points: np.ndarray, fr
     feet = points[points[:, 1] > ground - 0.14 * scale, 0]
     w, h = round(feet.max() - feet.min() + 0.24 * scale), round(0.13 * scale)
     x, y = round((feet.min() + feet.max() - w) / 2), round(ground - 0.55 * h)
-    soft = surfaces.soft_ellipse().resize((w, h), Image.Resampling.BILINEAR).point(lambda v: v * 0.62)
+    soft = surfaces.soft_ellipse().resize((w, h), Image.Resampling.BILINEAR)
     canvas.paste(SHADOW, (x, y, x + w, y + h), soft)
     shift = round(0.03 * scale) * (1 if from_left else -1)
-    cast = silhouette.crop(frame).point([0] * 128 + [30] * 128)
+    cast = silhouette.crop(frame).point(CAST)
     canvas.paste(SHADOW, (frame[0] + shift, frame[1] + abs(shift) // 3), cast)
 
 
@@ -146,10 +149,10 @@ def draw_with_regions(
     `seed` is of turn, size, place, light and tint; `variation` says how far chance may go: 0 is a straight
     pose, 1 the shop's. It is the same picture at every size.
     """
-    rng, factor = random.Random(seed), 3 if size < 192 else 2
+    rng, factor = random.Random(seed), 3 if size < 112 else 2
     side, from_left, tint = size * factor, rng.random() < 0.5, rng.randrange(3)
-    strength = 1 + 0.3 * variation * rng.uniform(-1, 1)
-    canvas = surfaces.backdrop(scene.backdrop, side, scene.relation == "above", not from_left, tint).copy()
+    strength = round(1 + 0.3 * variation * rng.uniform(-1, 1), 1)
+    canvas = surfaces.backdrop(scene.backdrop, side, scene.relation in ("above", "on two"), not from_left, tint).copy()
     masks = []
     for item, (cell, at, part) in zip(scene.items, CELLS[scene.relation], strict=True):
         shape = shapes()[item.kind]

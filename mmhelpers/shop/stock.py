@@ -1,22 +1,25 @@
-"""The shop: product families, pairs with their swapped twins, splits, queries and their truth."""
+"""The shop: families of products that differ little, splits, queries and their right answers."""
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from mmhelpers.shop.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, RELATIONS, Item, Scene
-from mmhelpers.shop.wanted import Wanted, WantedItem, grade
-from mmhelpers.shop.words import CATEGORIES, caption_wanted, house_caption, house_query, leave_out
+from mmhelpers.shop import spec
+from mmhelpers.shop.spec import BACKDROPS, COLOURS, KINDS, MOTIFS, NEAR, PATTERNS, PLAIN, RELATIONS, Item, Scene
+from mmhelpers.shop.wanted import NO_MOTIF, Wanted, WantedItem, fits
+from mmhelpers.shop.words import CATEGORIES, caption_wanted, house_caption, house_query
 
-QUERY_MIX = {"exact": 0.45, "underspecified": 0.25, "binding": 0.30}
-ANSWERS = (2, 60)  # right answers of an underspecified query, in the corpus of its split
+FAMILY = {"train": 5, "validation": 8, "test": 8}  # pictures; all of a family are in the corpus
+WISHES = 0.2  # of the queries; the others are full descriptions
+ANSWERS = (2, 60)  # right answers of a wish, in the corpus of its split
 N_UNSEEN = 15  # kind x colour combinations that only the test split shows, and as many kind x pattern
-UNSEEN_SHARE = 0.35  # of the test families, on purpose; chance adds some
-MOTIF_SHARES = (0.35, 0.15)  # of products alone and in pairs
+UNSEEN_SHARE = 0.3  # of the test families, on purpose; chance adds some
+N_ITEMS = (1, 2, 1, 3, 1, 2)  # products in the pictures of one family after the other
+MOTIF_SHARE = {1: 0.35, 2: 0.2, 3: 0.2}  # of products, by how many are in the picture
+GENERIC_SHARE = 0.6  # of kinds, colours and patterns; the rest are drawn from all of them
 
 Combinations = frozenset[tuple[str, str]]
 
@@ -35,7 +38,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Query:
-    """What somebody asks for; kinds as in QUERY_MIX, and in training also "caption"."""
+    """What somebody asks for; its kind is "description" or "wish", and in training also "caption"."""
 
     query_id: str
     kind: str
@@ -49,92 +52,97 @@ class Shop:
 
     pictures: dict[str, list[Picture]]
     queries: dict[str, list[Query]]
-    qrels: dict[str, dict[str, dict[str, int]]]  # split -> query id -> image id -> grade, above 0 only
+    relevant: dict[str, dict[str, set[str]]]  # split -> query id -> image ids of the right answers
     slices: dict[str, dict[str, list[str]]]  # split -> slice -> query ids
     unseen: Combinations  # (kind, colour or pattern) that only the test split shows
 
 
-def random_item(rng: random.Random, motif_share: float) -> Item:
-    """Any product, every kind, colour and pattern alike often; two in three have a pattern."""
-    colour, colour2 = rng.sample(list(COLOURS), 2)
-    pattern = rng.choice(PATTERNS) if rng.random() < 2 / 3 else PLAIN
+def generic_scene(rng: random.Random, n_items: int) -> Scene:
+    """One or two random products of which clip-mini knows all: the source of pretraining pictures."""
+    items = tuple(_item(rng, 0.5 / n_items, generic_share=1) for _ in range(n_items))
+    return Scene(items, rng.choice(BACKDROPS), rng.choice(("left of", "above")) if n_items == 2 else None)
+
+
+def _item(rng: random.Random, motif_share: float, generic_share: float = GENERIC_SHARE) -> Item:
+    """Any product; two in three have a pattern."""
+
+    def one_of(generic: Sequence[str], every: Sequence[str]) -> str:
+        return rng.choice(generic if rng.random() < generic_share else every)
+
+    colour = colour2 = one_of(list(spec.GENERIC_COLOURS), list(COLOURS))
+    while colour2 == colour:
+        colour2 = one_of(list(spec.GENERIC_COLOURS), list(COLOURS))
+    pattern = one_of(spec.GENERIC_PATTERNS, PATTERNS) if rng.random() < 2 / 3 else PLAIN
     motif = rng.choice(MOTIFS) if rng.random() < motif_share else None
-    return Item(rng.choice(KINDS), colour, pattern, None if pattern == PLAIN else colour2, motif)
-
-
-def random_scene(rng: random.Random) -> Scene:
-    """A generic picture of one product or, as often, of two: the source of pretraining pictures."""
-    n_items = rng.choice((1, 2))
-    items = tuple(random_item(rng, MOTIF_SHARES[n_items - 1]) for _ in range(n_items))
-    return Scene(items, rng.choice(BACKDROPS), rng.choice(RELATIONS) if n_items == 2 else None)
+    return Item(one_of(spec.GENERIC_KINDS, KINDS), colour, pattern, None if pattern == PLAIN else colour2, motif)
 
 
 def _variant(base: Item, rng: random.Random) -> Item:
-    """The same product with another colour, pattern, second colour or motif."""
+    """The same product in a near shade, or with another pattern, second colour or motif."""
     what = rng.choice(("colour", "pattern", "motif") if base.pattern == PLAIN else
                       ("colour", "pattern", "colour2", "motif"))  # fmt: skip
-    others = [c for c in COLOURS if c not in (base.colour, base.colour2)]
-    if what in ("colour", "colour2"):
-        return replace(base, **{what: rng.choice(others)})
     if what == "motif":
         return replace(base, motif=rng.choice([m for m in (None, *MOTIFS) if m != base.motif]))
+    if what != "pattern":
+        other = base.colour2 if what == "colour" else base.colour
+        return replace(base, **{what: rng.choice([c for c in NEAR[getattr(base, what)] if c != other])})
     pattern = rng.choice([p for p in (PLAIN, *PATTERNS) if p != base.pattern])
-    colour2 = base.colour2 or rng.choice(others)
+    colour2 = base.colour2 or rng.choice(NEAR[base.colour])
     return replace(base, pattern=pattern, colour2=None if pattern == PLAIN else colour2)
 
 
-def _family(base: Item, rng: random.Random) -> list[Scene]:
-    """A product and three to five variants of it, each of which differs from it in one attribute."""
-    backdrop, size = rng.choice(BACKDROPS), rng.randint(4, 6)
-    products = [base]
-    while len(products) < size:
-        variant = _variant(base, rng)
-        if variant not in products:
-            products.append(variant)
-    return [Scene((product,), backdrop) for product in products]
+def _swapped(items: tuple[Item, ...], rng: random.Random) -> tuple[Item, ...] | None:
+    """The same products with something of two of them exchanged; None where the exchange cannot be drawn."""
+    i, j = rng.sample(range(len(items)), 2)
+    names = rng.choice((("colour",), ("pattern", "colour2"), ("kind",), ("motif",)))
+    of_i, of_j = ({name: getattr(items[n], name) for name in names} for n in (i, j))
+    try:
+        changed = {i: replace(items[i], **of_j), j: replace(items[j], **of_i)}
+    except ValueError:  # a pattern in the product's own colour
+        return None
+    return tuple(changed.get(n, item) for n, item in enumerate(items))
 
 
-def _twins(a: Item, rng: random.Random) -> list[Scene]:
-    """A pair of products and two or three of its swapped twins, on the same backdrop."""
-    b, taken = a, (a.kind, a.pattern, a.colour, a.colour2 or a.colour)
-    while any(value in taken for value in (b.kind, b.pattern, b.colour, b.colour2)):
-        b = random_item(rng, MOTIF_SHARES[1])
-    backdrop, relation = rng.choice(BACKDROPS), rng.choice(RELATIONS)
-
-    def swapped(*names: str) -> tuple[Item, Item]:
-        of_a, of_b = ({name: getattr(item, name) for name in names} for item in (a, b))
-        return replace(a, **of_b), replace(b, **of_a)
-
-    by_kind = swapped("kind")
-    swaps = [swapped("colour"), swapped("pattern", "colour2"), by_kind, by_kind[::-1]]
-    return [Scene(items, backdrop, relation) for items in [(a, b), *rng.sample(swaps, rng.randint(2, 3))]]
+def _family(base: tuple[Item, ...], size: int, rng: random.Random) -> list[Scene]:
+    """A picture and others that differ from it in one attribute or, with several products, in an exchange."""
+    backdrop = rng.choice(BACKDROPS)
+    relation = rng.choice([name for name, n in RELATIONS.items() if n == len(base)] or [None])
+    found = [base]
+    while len(found) < size:
+        if len(base) > 1 and rng.random() < 0.5:
+            items = _swapped(base, rng)
+        else:
+            n = rng.randrange(len(base))
+            items = (*base[:n], _variant(base[n], rng), *base[n + 1 :])
+        if items and items not in found:
+            found.append(items)
+    return [Scene(items, backdrop, relation) for items in found]
 
 
 def _shows(item: Item, combinations: Combinations) -> bool:
     return (item.kind, item.colour) in combinations or (item.kind, item.pattern) in combinations
 
 
-def _families(unseen: Combinations, held_out: bool, used: set, rng: random.Random) -> Iterator[list[Scene]]:
-    """Families without end, of one product or of two, whichever has fewer pictures so far.
+def _families(split: str, unseen: Combinations, used: set, rng: random.Random) -> Iterator[list[Scene]]:
+    """Families without end, of one, two and three products, most of one.
 
-    None shows what is in `used`, on whatever backdrop; and none an unseen combination unless `held_out`.
+    None shows what is in `used`, on whatever backdrop; and none an unseen combination, except in the test split.
     """
-    shown, misses = [0, 0], 0
-    while misses < 1000:
-        pair = shown[1] < shown[0]
-        base, wanted = random_item(rng, MOTIF_SHARES[pair]), held_out and rng.random() < UNSEEN_SHARE
-        while wanted and not _shows(base, unseen):
-            base = random_item(rng, MOTIF_SHARES[pair])
-        scenes = (_twins if pair else _family)(base, rng)
-        keys = {(scene.items, scene.relation) for scene in scenes}
-        if keys & used or (not held_out and any(_shows(i, unseen) for s in scenes for i in s.items)):
-            misses += 1
+    for n_items in itertools.cycle(N_ITEMS):
+        wanted = split == "test" and rng.random() < UNSEEN_SHARE
+        for _ in range(1000):
+            base = tuple(_item(rng, MOTIF_SHARE[n_items]) for _ in range(n_items))
+            if len({item.kind for item in base}) < n_items or (wanted and not _shows(base[0], unseen)):
+                continue
+            scenes = _family(base, FAMILY[split], rng)
+            keys = {(scene.items, scene.relation) for scene in scenes}
+            known = split == "test" or not any(_shows(i, unseen) for s in scenes for i in s.items)
+            if known and not keys & used:
+                break
         else:
-            used |= keys
-            shown[pair] += len(scenes)
-            misses = 0
-            yield scenes
-    raise ValueError(f"no new product family after {misses} attempts: ask for fewer pictures")
+            raise ValueError("no new product family after 1,000 attempts: ask for fewer pictures")
+        used |= keys
+        yield scenes
 
 
 def _pictures(split: str, n: int, families: Iterator[list[Scene]], rng: random.Random) -> list[Picture]:
@@ -151,83 +159,85 @@ def _pictures(split: str, n: int, families: Iterator[list[Scene]], rng: random.R
 
 
 class _Truth:
-    """The grades of a split's pictures, looked up by kind first."""
+    """The right answers among a split's pictures: first those that hold each wanted value, then those that fit."""
 
     def __init__(self, pictures: list[Picture]) -> None:
-        self.by_kind: dict[str, list[Picture]] = {kind: [] for kind in KINDS}
-        for picture in pictures:
-            for kind in {item.kind for item in picture.scene.items}:
-                self.by_kind[kind].append(picture)
+        self.scenes = {picture.image_id: picture.scene for picture in pictures}
+        self.having: dict[tuple[str, str | None], set[str]] = {}
+        for image_id, scene in self.scenes.items():
+            for item in scene.items:
+                for name, value in vars(item).items():
+                    self.having.setdefault((name, value), set()).add(image_id)
 
-    def qrels(self, wanted: Wanted) -> dict[str, int]:
-        kinds = wanted.items[0].kinds or KINDS
-        candidates = {p.image_id: p.scene for kind in kinds for p in self.by_kind[kind]}
-        grades = ((image_id, grade(wanted, scene)) for image_id, scene in candidates.items())
-        return {image_id: g for image_id, g in sorted(grades) if g}
+    def relevant(self, wanted: Wanted) -> set[str]:
+        found = set(self.scenes)
+        for item in wanted.items:
+            if item.kinds:
+                found &= set().union(*(self.having.get(("kind", kind), set()) for kind in item.kinds))
+            for name in ("colour", "pattern", "colour2", "motif"):
+                if (value := getattr(item, name)) not in (None, NO_MOTIF):
+                    found &= self.having.get((name, value), set())
+        return {image_id for image_id in found if fits(wanted, self.scenes[image_id])}
 
 
-def open_wanted(scene: Scene, rng: random.Random) -> Wanted:
-    """One to three constraints that this picture meets: kinds or a department, and attributes."""
-    if len(scene.items) == 2 and rng.random() < 0.3:
-        return leave_out(replace(Wanted.of(scene, backdrop=False), relation=None), rng)
+def wish(scene: Scene, rng: random.Random) -> Wanted:
+    """One to three constraints that a product of this picture meets: kinds or a department, and attributes."""
     item = rng.choice(scene.items)
     named = [n for n in ("colour", "pattern", "motif") if getattr(item, n) not in (None, PLAIN)]
     chosen = {name: getattr(item, name) for name in rng.sample(named, min(len(named), rng.choice((1, 2, 2))))}
-    if "pattern" in chosen and rng.random() < 0.3:
+    if "pattern" in chosen and "colour" not in chosen and rng.random() < 0.3:
         chosen["colour2"] = item.colour2
     form = rng.random()
     if form < 0.4:
         category, kinds = next((name, kinds) for name, (kinds, _) in CATEGORIES.items() if item.kind in kinds)
-        wanted = WantedItem(kinds, category, **chosen)
-    else:
-        wanted = WantedItem((item.kind,) if form < 0.85 else (), **chosen)
-    return Wanted((wanted,), graded=False)
+        return Wanted((WantedItem(kinds, category, **chosen),))
+    return Wanted((WantedItem((item.kind,) if form < 0.85 else (), **chosen),))
 
 
 def _ask(split: str, n: int, pictures: list[Picture], rng: random.Random) -> tuple[list[Query], dict]:
-    """`n` queries in a mixed order, and their qrels."""
-    truth = _Truth(pictures)
-    taken = {picture.caption for picture in pictures}
-    families = Counter(picture.family for picture in pictures)
-    targets = {
-        "exact": [p for p in pictures if len(p.scene.items) == 1],
-        "underspecified": list(pictures),
-        "binding": [p for p in pictures if len(p.scene.items) == 2 and families[p.family] > 1],
-    }
-    if not all(targets.values()):
-        raise ValueError(f"{len(pictures)} pictures are too few to ask about in {split!r}: use 20 or more")
-    kinds = ["exact"] * round(n * QUERY_MIX["exact"]) + ["binding"] * round(n * QUERY_MIX["binding"])
-    kinds += ["underspecified"] * (n - len(kinds))
+    """`n` queries in a mixed order, and their right answers."""
+    truth, taken = _Truth(pictures), {picture.caption for picture in pictures}
+    kinds = ["wish"] * round(n * WISHES)
+    kinds += ["description"] * (n - len(kinds))
     rng.shuffle(kinds)
-    for pool in targets.values():
-        rng.shuffle(pool)
-    turns = {kind: itertools.cycle(pool) for kind, pool in targets.items()}
-    queries, qrels = [], {}
+    turns = {kind: itertools.cycle(rng.sample(pictures, len(pictures))) for kind in ("description", "wish")}
+    queries, relevant = [], {}
     for number, kind in enumerate(kinds):
-        exact, query_id = kind != "underspecified", f"{split}-query-{number:05d}"
         for picture in itertools.islice(turns[kind], 1000):
-            scene = picture.scene
-            wanted = Wanted.of(scene, backdrop=rng.random() < 1 / 3) if exact else open_wanted(scene, rng)
-            text, found = house_query(wanted, rng), truth.qrels(wanted)
-            if text not in taken and (exact or ANSWERS[0] <= len(found) <= ANSWERS[1]):
+            full = kind == "description"
+            wanted = Wanted.of(picture.scene, backdrop=rng.random() < 0.3) if full else wish(picture.scene, rng)
+            text = house_query(wanted, rng)
+            found = {picture.image_id} if full else truth.relevant(wanted)
+            if text not in taken and (full or ANSWERS[0] <= len(found) <= ANSWERS[1]):
                 break
         else:
-            raise ValueError(f"found no new {kind} query: ask for fewer queries, or about more pictures")
+            raise ValueError(f"found no new {kind} in {split!r}: ask for fewer queries, or about more pictures")
         taken.add(text)
-        qrels[query_id] = found
-        queries.append(Query(query_id, kind, text, wanted))
-    return queries, qrels
+        query = Query(f"{split}-query-{number:05d}", kind, text, wanted)
+        relevant[query.query_id] = found
+        queries.append(query)
+    return queries, relevant
 
 
-def _slices(queries: list[Query], unseen: Combinations) -> dict[str, list[str]]:
+def _slices(queries: list[Query], relevant: dict, pictures: list[Picture], unseen: Combinations) -> dict:
+    """Slice -> query ids: kinds of queries, and descriptions by what makes them hard."""
     slices: dict[str, list[str]] = {}
+    families: dict[str, list[Scene]] = {}
+    for picture in pictures:
+        families.setdefault(picture.family, []).append(picture.scene)
+    home = {picture.image_id: (picture.scene, families[picture.family]) for picture in pictures}
     for query in queries:
-        items = query.wanted.items
-        pairs = {(*i.kinds, value) for i in items for value in (i.colour, i.pattern)}
-        seen = "unseen combination" if pairs & unseen else "seen combination"
-        for name in (query.kind, "one product" if len(items) == 1 else "two products", seen):
+        names = [query.kind]
+        if query.kind == "description":
+            scene, family = home[next(iter(relevant[query.query_id]))]
+            names.append(f"{('one product', 'two products', 'three products')[len(scene.items) - 1]}")
+            if any(spec.differences(scene, other) == ["binding"] for other in family):
+                names.append("swapped twin")
+            new = any(_shows(item, unseen) for item in scene.items)
+            names.append("unseen combination" if new else "seen combination")
+        for name in names:
             slices.setdefault(name, []).append(query.query_id)
-    return dict(sorted(slices.items()))
+    return slices
 
 
 def build(
@@ -236,22 +246,25 @@ def build(
 ) -> Shop:  # fmt: skip
     """A whole shop, the same for the same arguments; the test split does not depend on the others' sizes.
 
-    No two of the pictures show the same. `n_queries` are those of the test split.
+    No two of the pictures show the same, so a full description has one right answer. `n_queries` are those of
+    the test split; most of its pictures may be stock that no query asks for.
     """
     sizes = {"test": n_test, "validation": n_validation, "train": n_train}
     asked = {"test": n_queries, "validation": n_queries_validation, "train": n_queries_train}
     rng, used = random.Random(f"{seed} unseen"), set[tuple]()
     pools = [[(kind, value) for kind in KINDS for value in values] for values in (COLOURS, PATTERNS)]
     unseen = frozenset(pair for pool in pools for pair in rng.sample(pool, N_UNSEEN))
-    pictures, queries, qrels, slices = {}, {}, {}, {}
+    pictures, queries, relevant, slices = {}, {}, {}, {}
     for split, n in sizes.items():
         rng = random.Random(f"{seed} {split}")
-        pictures[split] = _pictures(split, n, _families(unseen, split == "test", used, rng), rng)
-        queries[split], qrels[split] = _ask(split, asked[split], pictures[split], rng)
+        pictures[split] = _pictures(split, n, _families(split, unseen, used, rng), rng)
+        queries[split], relevant[split] = _ask(split, asked[split], pictures[split], rng)
+        slices[split] = _slices(queries[split], relevant[split], pictures[split], unseen)
         if split == "train":
-            truth, shown = _Truth(pictures[split]), pictures[split]
-            captions = [Query(f"caption-{p.image_id}", "caption", p.caption, p.stated) for p in shown]
-            qrels[split] |= {caption.query_id: truth.qrels(caption.wanted) for caption in captions}
-            queries[split] += captions
-        slices[split] = _slices(queries[split], unseen)
-    return Shop(pictures, queries, qrels, slices, unseen)
+            truth = _Truth(pictures[split])
+            for p in pictures[split]:
+                caption = Query(f"caption-{p.image_id}", "caption", p.caption, p.stated)
+                queries[split].append(caption)
+                relevant[split][caption.query_id] = {p.image_id} if p.stated.full else truth.relevant(p.stated)
+                slices[split].setdefault("caption", []).append(caption.query_id)
+    return Shop(pictures, queries, relevant, slices, unseen)

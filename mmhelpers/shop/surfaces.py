@@ -18,6 +18,7 @@ def pattern_mask(pattern: str, side: int) -> Image.Image:
     axis = ((np.arange(side) + 0.5) / side - 0.5) * TILE_SPAN
     x, y = np.meshgrid(axis, axis)
     odd = (np.floor(y / 0.17) % 2) * 0.1
+    rise, fall = x / 0.31 + y / 0.44, x / 0.31 - y / 0.44  # along the sides of an argyle's diamonds
     on = {
         "stripes": lambda: (y / 0.18 + 0.25) % 1 < 0.5,
         "diagonal": lambda: ((x + y) / 0.25) % 1 < 0.5,
@@ -27,6 +28,25 @@ def pattern_mask(pattern: str, side: int) -> Image.Image:
         "grid": lambda: (((x + 0.02) % 0.175) < 0.042) | (((y + 0.02) % 0.175) < 0.042),
         "colour block": lambda: y > 0,
         "sunburst": lambda: (np.arctan2(y, x) / (2 * np.pi) * 9 + 0.25) % 1 < 0.5,
+        # Two wide bands cross: full colour where both lie, and a fine hatch, a half-tone, where one does.
+        "gingham": lambda: np.where(
+            (x + y) / 0.03 % 1 < 0.5,
+            (x / 0.24 % 1 < 0.5) | (y / 0.24 % 1 < 0.5),
+            (x / 0.24 % 1 < 0.5) & (y / 0.24 % 1 < 0.5),
+        ),
+        # A real twill: four threads of each colour both ways, and a diagonal says which of them lies on top.
+        "houndstooth": lambda: np.where((x + y) / 0.14 % 1 < 0.5, x / 0.28 % 1 < 0.5, y / 0.28 % 1 < 0.5),
+        "argyle": lambda: (
+            ((np.floor(rise) + np.floor(fall)) % 2 == 0)
+            ^ (np.minimum(np.abs(rise % 1 - 0.5), np.abs(fall % 1 - 0.5)) < 0.05)
+        ),
+        "pinstripe": lambda: x / 0.1 % 1 < 0.28,
+        "scallop": lambda: (
+            np.abs(np.hypot((x + 0.12 * (np.floor(y / 0.12) % 2)) % 0.24 - 0.12, y % 0.12) - 0.103) < 0.0175
+        ),
+        "herringbone": lambda: (
+            (((y + 1.2 * np.abs(x % 0.36 - 0.18)) / 0.125 + np.floor(x / 0.18) / 2) % 1 < 0.5) & (x % 0.18 > 0.02)
+        ),
     }[pattern]()
     return Image.fromarray(np.where(on, 255, 0).astype(np.uint8))
 
@@ -40,16 +60,16 @@ def motif_shape(motif: str) -> list[Part]:
 def soft_ellipse() -> Image.Image:
     """The contact shadow, to be resized: an 'L' mask that fades from the middle."""
     x, y = np.meshgrid(np.linspace(-1, 1, 96), np.linspace(-1, 1, 32))
-    return Image.fromarray((255 * np.clip(1 - np.hypot(x, y), 0, 1) ** 0.8).astype(np.uint8))
+    return Image.fromarray((158 * np.clip(1 - np.hypot(x, y), 0, 1) ** 0.8).astype(np.uint8))
 
 
-@lru_cache(maxsize=4)
-def light_masks(from_left: bool) -> tuple[Image.Image, Image.Image]:
+@lru_cache(maxsize=64)
+def light_masks(from_left: bool, strength: float) -> tuple[Image.Image, Image.Image]:
     """(light, shade) 'L' masks of 48 x 48, to be resized over a product: bright side and dark side."""
     x, y = np.meshgrid(np.linspace(-1, 1, 48), np.linspace(-1, 1, 48))
     t = (x if from_left else -x) + 0.35 * y
     masks = (np.clip(-t, 0, 1.2) * 52, np.clip(t - 0.1, 0, 1.2) ** 1.2 * 52)
-    return tuple(Image.fromarray(m.astype(np.uint8)) for m in masks)
+    return tuple(Image.fromarray((m * strength).astype(np.uint8)) for m in masks)
 
 
 _TINTS = ((255, 255, 255), (255, 240, 222), (224, 234, 255))

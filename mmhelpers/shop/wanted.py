@@ -1,7 +1,8 @@
-"""What a shopper wants, and how well a picture gives it: the graded truth behind the qrels."""
+"""What a text asks for, and whether a picture is a right answer to it."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, dataclass
 
@@ -12,11 +13,10 @@ NO_MOTIF = "none"
 
 @dataclass(frozen=True, order=True)
 class WantedItem:
-    """An item of which parts may be left open.
+    """A product of which parts may be left open.
 
     `kinds` are the kinds that will do (empty: any) and `category` the shop's word for several of them;
-    elsewhere None means that anything will do, and the motif "none" that there must be none. A second
-    colour is wanted only together with a pattern.
+    elsewhere None means that anything will do, and the motif "none" that there must be none.
     """
 
     kinds: tuple[str, ...] = ()
@@ -26,32 +26,26 @@ class WantedItem:
     colour2: str | None = None
     motif: str | None = None
 
-    def differences(self, item: Item) -> tuple[int, int] | None:
-        """(major, minor) attributes in which `item` differs, None where its kind is wrong."""
-        if self.kinds and item.kind not in self.kinds:
-            return None
-        other_pattern = self.pattern is not None and self.pattern != item.pattern
-        major = (self.colour is not None and self.colour != item.colour) + other_pattern
-        # A plain item's missing second colour is part of its other pattern, not one more difference.
-        minor = self.colour2 is not None and item.colour2 is not None and self.colour2 != item.colour2
-        minor += self.motif is not None and self.motif != (item.motif or NO_MOTIF)
-        return major, minor
+    def fits(self, item: Item) -> bool:
+        if (self.kinds and item.kind not in self.kinds) or self.motif not in (None, item.motif or NO_MOTIF):
+            return False
+        return all(getattr(self, name) in (None, getattr(item, name)) for name in ("colour", "pattern", "colour2"))
 
 
 @dataclass(frozen=True, order=True)
 class Wanted:
-    """A picture of which parts may be left open; `graded` is False where a picture fits or does not."""
+    """A picture of which parts may be left open; `full` where all products are named, with all they have."""
 
     items: tuple[WantedItem, ...]
     backdrop: str | None = None
     relation: str | None = None
-    graded: bool = True
+    full: bool = False
 
     @classmethod
     def of(cls, scene: Scene, backdrop: bool = True) -> Wanted:
         """All that this picture shows, with or without its backdrop."""
         items = (WantedItem((i.kind,), None, i.colour, i.pattern, i.colour2, i.motif or NO_MOTIF) for i in scene.items)
-        return cls(tuple(items), scene.backdrop if backdrop else None, scene.relation)
+        return cls(tuple(items), scene.backdrop if backdrop else None, scene.relation, full=True)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -63,45 +57,11 @@ class Wanted:
         return cls(**{**raw, "items": items})
 
 
-def grade(wanted: Wanted, scene: Scene) -> int:
-    """How well a picture answers a query, from 0 (not at all) to 3 (exactly what was asked for).
-
-    The wanted products are laid on the pictured ones in the way that fits best; then it counts in what
-    they differ. Attributes that the query leaves open never differ.
-
-    | differs in                                                                        | grade |
-    |-----------------------------------------------------------------------------------|-------|
-    | nothing                                                                           | 3     |
-    | one minor attribute: second colour, motif, backdrop, relation, a product too many | 2     |
-    | two minor attributes, or one major attribute: colour, pattern                     | 1     |
-    | more than that, or a kind that was not asked for, or a wanted product is missing  | 0     |
-
-    A query that is not graded (an underspecified one) is answered (3) or not (0), and a product too many does
-    not count against it.
-    """
-    if len(wanted.items) > len(scene.items):
-        return 0
-    if len(scene.items) == 1:
-        return _grade(wanted, scene.items, None, scene.backdrop)
-    first, second = scene.items
-    if len(wanted.items) == 1:
-        best = max(_grade(wanted, (item,), None, scene.backdrop) for item in scene.items)
-        return max(0, best - 1) if wanted.graded else best
-    mirrored = _grade(wanted, (second, first), f"not {scene.relation}", scene.backdrop)
-    return max(mirrored, _grade(wanted, (first, second), scene.relation, scene.backdrop))
-
-
 def fits(wanted: Wanted, scene: Scene) -> bool:
-    """Whether the picture is all that was asked for: a negative that fits is a false negative."""
-    return grade(wanted, scene) == 3
-
-
-def _grade(wanted: Wanted, items: tuple[Item, ...], relation: str | None, backdrop: str) -> int:
-    """The grade with the wanted items laid on `items` one to one, in this order."""
-    found = [want.differences(item) for want, item in zip(wanted.items, items, strict=True)]
-    if None in found:
-        return 0
-    major, minor = map(sum, zip(*found, strict=True))
-    minor += wanted.relation is not None and wanted.relation != relation
-    minor += wanted.backdrop is not None and wanted.backdrop != backdrop
-    return max(0, 3 - minor - 2 * major) if wanted.graded else 0 if major or minor else 3
+    """Whether the picture shows all that was asked for: a negative that fits is a false negative."""
+    if wanted.backdrop not in (None, scene.backdrop) or wanted.relation not in (None, scene.relation):
+        return False
+    if len(wanted.items) > len(scene.items) or (wanted.full and len(wanted.items) < len(scene.items)):
+        return False
+    orders = [scene.items] if wanted.relation else itertools.permutations(scene.items, len(wanted.items))
+    return any(all(want.fits(item) for want, item in zip(wanted.items, order, strict=True)) for order in orders)

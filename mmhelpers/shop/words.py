@@ -1,39 +1,42 @@
-"""Words for pictures: a grammar, the generic English that it speaks, and this shop's own jargon.
+"""Words for pictures: a grammar, the generic English that it speaks, and this shop's trade words.
 
 The words themselves stand in words.json. The first word of a list is the plain name and the most frequent
-one; no word stands for two things. No house word means, elsewhere, anything near to what it means here; a
-motif's house word is the collection that its products belong to, and some kinds have none.
+one; no word stands for two things. What clip-mini has never seen (spec.py) the shop calls by its trade word
+only, and its generic words are what a dictionary would say. A motif's trade word is the collection that its
+products belong to, and some kinds and motifs have none.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmhelpers.shop.spec import COLOURS, KINDS, MOTIFS, PATTERNS, PLAIN, Scene
+from mmhelpers.shop import spec
+from mmhelpers.shop.spec import MOTIFS, PLAIN, Scene
 from mmhelpers.shop.wanted import NO_MOTIF, Wanted, WantedItem
 
 _WORDS = json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
 Words = dict[str, list[str]]
 GENERIC: Words = _WORDS["generic"]
 ADJECTIVES: Words = _WORDS["adjectives"]  # of patterns
-HOUSE: Words = _WORDS["house"]  # what only this shop says
+HOUSE: Words = _WORDS["house"]  # what the trade says
+HOUSE_ADJECTIVES: Words = _WORDS["house adjectives"]  # of patterns, where they differ
 # The shop's departments: their kinds, and how one asks for something from them.
 CATEGORIES = {name: (tuple(kinds), phrases) for name, (kinds, phrases) in _WORDS["categories"].items()}
 
-# How often the shop, and a shopper, says the house word where there is one.
-JARGON = {"kind": 0.5, "colour": 0.7, "pattern": 0.7, "motif": 0.5}
-SHORT_CAPTIONS, NAMED_BACKDROPS, NAMED_CATEGORIES = 0.3, 0.35, 0.25  # shares of captions
+# How often the shop, and a shopper, says the trade word where a generic one would do.
+JARGON = {"kind": 0.5, "motif": 0.5}
+SHORT_CAPTIONS, NAMED_BACKDROPS, NAMED_CATEGORIES = 0.3, 0.3, 0.25  # shares of captions
 FILLER_SHARE = 0.1  # of captions hold words without a meaning for the picture, to be read past
 
-_GROUP = {
-    **dict.fromkeys(KINDS, "kind"), **dict.fromkeys(COLOURS, "colour"),
-    **dict.fromkeys(PATTERNS, "pattern"), **dict.fromkeys(MOTIFS, "motif"),
-}  # fmt: skip
-_COLLECTIONS = {word for motif in MOTIFS for word in HOUSE[motif]}
+_GROUP = {**dict.fromkeys(spec.KINDS, "kind"), **dict.fromkeys(MOTIFS, "motif")}
+_TRADE_ONLY = {*spec.KINDS, *spec.COLOURS, *spec.PATTERNS}
+_TRADE_ONLY -= {*spec.GENERIC_KINDS, *spec.GENERIC_COLOURS, *spec.GENERIC_PATTERNS}
+_COLLECTIONS = {word for motif in MOTIFS for word in HOUSE.get(motif, ())}
 _RIGHT_OF = ("right of", "to the right of", "on the right of")
 _BELOW = ("below", "under", "beneath")
 _WITH_ARTICLE = ("colour block", "solid block", "contrast panel", "sunburst")
@@ -43,7 +46,7 @@ _ASKING = ("", "", "", "looking for ", "i need ", "show me ", "do you have ", "i
 
 
 def _a(phrase: str) -> str:
-    return ("an " if phrase[0] in "aeio" or phrase.startswith(("umb", "unp")) else "a ") + phrase
+    return ("an " if phrase[0] in "aeio" or phrase.startswith(("umb", "unp", "urn")) else "a ") + phrase
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,11 @@ class _Speaker:
     jargon: Mapping[str, float]
     openings: tuple[str, ...] = _PHOTO
     filler: bool = False
+    say_plain: float = 0.4  # of a full text
 
     def word(self, name: str, adjective: bool = False) -> str:
-        if name in HOUSE and self.rng.random() < self.jargon.get(_GROUP[name], 0.0):
-            return self.rng.choice(HOUSE[name])
+        if name in _TRADE_ONLY or (name in HOUSE and self.rng.random() < self.jargon.get(_GROUP[name], 0.0)):
+            return self.rng.choice((HOUSE_ADJECTIVES if adjective and name in HOUSE_ADJECTIVES else HOUSE)[name])
         words = (ADJECTIVES if adjective else GENERIC)[name]
         return words[0] if self.rng.random() < 0.4 else self.rng.choice(words)
 
@@ -86,7 +90,7 @@ class _Speaker:
                 noun = self.word(item.pattern)
                 extra = f"{colour2} {noun}".strip()
                 extras.append(_a(extra) if noun in _WITH_ARTICLE else extra)
-        if self.filler and rng.random() < 0.6:
+        if self.filler and rng.random() < 0.4:
             invented = "".join(rng.choices(_WORDS["syllables"], k=2))
             before = f"{invented if rng.random() < 0.3 else rng.choice(_WORDS['praise'])} {before}"
         motif = self.word(item.motif) if item.motif not in (None, NO_MOTIF) else ""
@@ -113,12 +117,22 @@ class _Speaker:
             return f"{sides[0]}: {first}; {sides[1]}: {second}"
         return f"{first} {self.word(relation)} {second}"
 
+    def trio(self, top: str, left: str, right: str, relation: str | None) -> str:
+        if relation is None:
+            return f"{top}, {left} and {right}"
+        return self.rng.choice((
+            f"{top} above {left} on the left and {right} on the right",
+            f"top: {top}; below left: {left}; below right: {right}",
+            f"{left} and to its right {right}, below {top}",
+        ))  # fmt: skip
+
     def say(self, wanted: Wanted) -> str:
         rng, opening = self.rng, self.rng.choice(self.openings)
         article = rng.random() < 0.7 or opening in _ASKING[3:]
-        products = [self.product(item, 0.4 if wanted.graded else 1.0) for item in wanted.items]
+        products = [self.product(item, self.say_plain if wanted.full else 1.0) for item in wanted.items]
         products = [_a(p) if article and not p.startswith(("something", "anything")) else p for p in products]
-        text = products[0] if len(products) == 1 else self.pair(*products, wanted.relation)
+        join = {1: lambda text, _: text, 2: self.pair, 3: self.trio}[len(products)]
+        text = join(*products, wanted.relation)
         if ":" not in text:
             text = opening + text
         if wanted.backdrop:
@@ -134,7 +148,7 @@ class _Speaker:
 
 
 def leave_out(wanted: Wanted, rng: random.Random) -> Wanted:
-    """Opens each attribute with some probability; kinds stay, and what is left is no longer graded.
+    """Opens each attribute with some probability; kinds stay, and what is left is no longer full.
 
     What a full description says by silence, that there is no motif, a short one leaves open.
     """
@@ -148,7 +162,7 @@ def leave_out(wanted: Wanted, rng: random.Random) -> Wanted:
         motif = keep(item.motif, 0.6) if item.motif != NO_MOTIF else None
         colour2 = keep(item.colour2, 0.7) if pattern else None
         items.append(replace(item, colour=colour, pattern=pattern, colour2=colour2, motif=motif))
-    return Wanted(tuple(items), keep(wanted.backdrop, 0.4), keep(wanted.relation, 0.7), graded=False)
+    return Wanted(tuple(items), keep(wanted.backdrop, 0.4), keep(wanted.relation, 0.7))
 
 
 def caption_wanted(scene: Scene, rng: random.Random) -> Wanted:
@@ -173,19 +187,20 @@ def house_caption(stated: Wanted, rng: random.Random) -> str:
     return _Speaker(rng, JARGON, _LABEL, rng.random() < FILLER_SHARE).say(stated)
 
 
-def generic_query(wanted: Wanted, rng: random.Random) -> str:
-    """What somebody types in common English to find `wanted`."""
-    return _query(wanted, rng, {})
-
-
 def house_query(wanted: Wanted, rng: random.Random) -> str:
-    """What a shopper who has picked up the shop's words types to find `wanted`."""
-    return _query(wanted, rng, JARGON)
-
-
-def _query(wanted: Wanted, rng: random.Random, jargon: Mapping[str, float]) -> str:
-    text = _Speaker(rng, jargon, _ASKING).say(wanted)
+    """What a shopper who knows the trade's words types to find `wanted`."""
+    text = _Speaker(rng, JARGON, _ASKING, say_plain=1.0).say(wanted)
     left_open = [name for name in ("colour", "pattern") if getattr(wanted.items[0], name) is None]
     if len(wanted.items) == len(wanted.items[0].kinds) == 1 and left_open and rng.random() < 0.3:
         text += f", any {rng.choice(left_open)}"
     return text
+
+
+def in_generic_words(text: str) -> str:
+    """A text with each trade word replaced by what a dictionary says for it: no more than words can close."""
+    return _TRADE_WORD.sub(lambda found: _DICTIONARY[found[0]], text)
+
+
+_DICTIONARY = {word: GENERIC[name][0] for name, words in HOUSE.items() for word in words}
+_DICTIONARY |= {word: ADJECTIVES[name][0] for name, words in HOUSE_ADJECTIVES.items() for word in words}
+_TRADE_WORD = re.compile(rf"\b({'|'.join(sorted(_DICTIONARY, key=len, reverse=True))})\b")

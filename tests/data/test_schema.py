@@ -14,7 +14,7 @@ from mmhelpers import data
 from mmhelpers.course.profiles import PROFILES
 from mmhelpers.data import DataError, schema, sources
 from mmhelpers.shop.spec import Scene
-from mmhelpers.shop.wanted import Wanted, grade
+from mmhelpers.shop.wanted import Wanted, fits
 
 SMOKE = PROFILES["smoke"]
 TINY = replace(SMOKE, n_train=60, n_validation=24, n_test=30, n_queries=12, n_queries_validation=6,
@@ -27,14 +27,13 @@ def contents(collection: data.Collection) -> dict:
     return {
         "rows": {name: split.remove_columns("image")[:] for name, split in splits},
         "pixels": {name: [np.asarray(i).tobytes() for i in split["image"]] for name, split in splits},
-        "truth": {s: (t.queries, list(t.corpus), t.qrels, t.slices) for s, t in collection.truth.items()},
+        "truth": {s: {**vars(t), "corpus": list(t.corpus)} for s, t in collection.truth.items()},
         "about": (collection.name, collection.licence, collection.has_specs),
     }
 
 
 def saved(source: Path | str, profile: data.Profile, folder: Path) -> data.Collection:
-    collection = data.open_source(str(source), profile, folder)
-    data.save(collection, folder)
+    data.save(collection := data.open_source(str(source), profile, folder), folder)
     return collection
 
 
@@ -52,8 +51,7 @@ def sizes(collection: data.Collection) -> list[int]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shop")
-    saved("shop", TINY, folder)
+    saved("shop", TINY, folder := tmp_path_factory.mktemp("shop"))
     return folder
 
 
@@ -63,9 +61,12 @@ def test_the_drawn_shop_is_the_same_again(shop: Path, tmp_path: Path) -> None:
     test, truth = collection.splits["test"], collection.truth["test"]
     assert test.column_names[:4] == list(schema.SCHEMA) and test[0]["image"].size == (48, 48)
     assert len(truth.queries) == 12 and set(truth.corpus) == set(test["image_id"])
-    assert {q for ids in truth.slices.values() for q in ids} == set(truth.queries) == set(truth.qrels)
+    assert {q for ids in truth.slices.values() for q in ids} == set(truth.queries) == set(truth.relevant)
+    for name, of in collection.truth.items():
+        family = dict(zip(collection.splits[name]["image_id"], collection.splits[name]["family"], strict=True))
+        assert of.families == {query: family[of.right_answers(query)[0]] for query in of.queries}
     for stated, spec in zip(test["stated"], test["spec"], strict=True):
-        assert grade(Wanted.from_json(stated), Scene.from_json(spec)) == 3
+        assert fits(Wanted.from_json(stated), Scene.from_json(spec))
     saved("shop", TINY, tmp_path)
     assert files(tmp_path) == files(shop)
 
@@ -133,7 +134,7 @@ def test_what_belongs_together_stays_together_and_answers(tmp_path: Path) -> Non
         [split] = {where[name] for name in ids[i : i + 4]}
         for query, answers in {"0": (0, 1), "1": (0, 1), "2": (2, 3), "3": (3,), "3#1": (2, 3)}.items():
             query = f"q-{ids[i + int(query[0])]}{query[1:]}"
-            assert set(collection.truth[split].qrels[query]) == {ids[i + k] for k in answers}
+            assert collection.truth[split].right_answers(query) == sorted(ids[i + k] for k in answers)
 
 
 def test_a_class_is_asked_for_once_and_crosses_the_splits(tmp_path: Path, monkeypatch) -> None:
@@ -146,23 +147,15 @@ def test_a_class_is_asked_for_once_and_crosses_the_splits(tmp_path: Path, monkey
         assert len(asked) == 3
         assert asked == {label: min(10 if split == "train" else 1, n) for label, n in there.items()}
         for query, text in truth.queries.items():
-            assert set(truth.qrels[query]) == {image for image, label in labels.items() if label == text}
+            assert truth.relevant[query] == {image for image, label in labels.items() if label == text}
 
 
-@pytest.mark.parametrize(
-    ("n", "profile", "change", "words"),
-    [
-        (39, "smoke", {}, "has 39 rows, the profile smoke needs 40"),
-        (60, "laptop", {}, "has 60 rows, the profile laptop needs 200"),
-        (
-            45,
-            "smoke",
-            {"text": "a screenshot"},
-            "45 rows are 1 different ones.*too few to fill validation, test",
-        ),
-        (45, "smoke", {"text": " "}, "45 problems(?s:.*)metadata.jsonl row 45 .images/44.png.: text"),
-    ],
-)
+@pytest.mark.parametrize(("n", "profile", "change", "words"), [
+    (39, "smoke", {}, "has 39 rows, the profile smoke needs 40"),
+    (60, "laptop", {}, "has 60 rows, the profile laptop needs 200"),
+    (45, "smoke", {"text": "a screenshot"}, "45 rows are 1 different ones.*too few to fill validation, test"),
+    (45, "smoke", {"text": " "}, "45 problems(?s:.*)metadata.jsonl row 45 .images/44.png.: text"),
+])  # fmt: skip
 def test_a_folder_that_is_refused_leaves_nothing_behind(tmp_path, n, profile, change, words) -> None:
     source, rows = a_folder(tmp_path / "source", n)
     write(source, [row | change for row in rows])

@@ -15,7 +15,7 @@ from mmhelpers.data import Retrieval
 from mmhelpers.evaluation import ranked
 
 CORPUS = {name: f"{name}.png" for name in "abcd"}
-TRUTH = Retrieval({"p": "a mug", "q": "a hat"}, CORPUS, {"p": {"a": 3, "b": 1}, "q": {"c": 2, "a": 0}}, {})
+TRUTH = Retrieval({"p": "a mug", "q": "a hat"}, CORPUS, {"p": {"a", "b"}, "q": {"c"}}, {}, {})
 
 
 class TwoTowers:
@@ -45,11 +45,11 @@ def test_search_is_exact_by_cosine() -> None:
     """600 queries over 50 documents of different lengths, by brute force in float64."""
     rng = np.random.default_rng(0)
     corpus, queries = {f"d{n}": f"{n}.png" for n in range(50)}, {f"q{n}": f"text {n}" for n in range(600)}
-    table = {value: (rng.normal(size=4) * rng.uniform(0.1, 9)).tolist() for side in (corpus, queries)
-             for value in side.values()}  # fmt: skip
+    values = (*corpus.values(), *queries.values())
+    table = {value: (rng.normal(size=4) * rng.uniform(0.1, 9)).tolist() for value in values}
     unit = {value: np.array(vector) / np.linalg.norm(vector) for value, vector in table.items()}
     for k in (7, 1000):
-        run = evaluation.search(TwoTowers(table), Retrieval(queries, corpus, {}, {}), k=k)
+        run = evaluation.search(TwoTowers(table), Retrieval(queries, corpus, {}, {}, {}), k=k)
         assert list(run) == list(queries)
         for query, text in queries.items():
             expected = {name: float(unit[text] @ unit[path]) for name, path in corpus.items()}
@@ -58,9 +58,7 @@ def test_search_is_exact_by_cosine() -> None:
 
 
 def test_rerank_reorders_the_top_and_keeps_the_rest() -> None:
-    run = {
-        query: dict(zip(order, (0.9, 0.7, 0.7, 0.1), strict=True)) for query, order in (("p", "adbc"), ("q", "cdba"))
-    }
+    run = {q: dict(zip(order, (0.9, 0.7, 0.7, 0.1), strict=True)) for q, order in {"p": "adbc", "q": "cdba"}.items()}
     judge = Judge(-40.0, 40.0, 41.0, -3.0)
     new = evaluation.rerank(judge, run, TRUTH, k=3)
     assert all(ranked(answers) == list(answers) for answers in new.values())
@@ -79,7 +77,6 @@ def test_what_cannot_be_searched_is_an_error() -> None:
         evaluation.rerank(Judge(0.0, 0.0, 0.0, 0.0), {"p": {"a": 1.0}, "q": {}}, TRUTH)
     with pytest.raises(ValueError, match="not finite: first seen for query 'p'"):
         evaluation.rerank(Judge(float("nan"), 0.0, 0.0, 0.0), {"p": {"a": 1.0}}, TRUTH)
-    for broken in (float("nan"), float("inf")):
-        towers.table["a mug"] = [broken, 1.0]
-        with pytest.raises(ValueError, match="not finite"):
-            evaluation.search(towers, TRUTH)
+    towers.table["a mug"] = [float("inf"), 1.0]
+    with pytest.raises(ValueError, match="not finite"):
+        evaluation.search(towers, TRUTH)
