@@ -9,7 +9,7 @@ export MM_PROFILE := $(PROFILE)
 export MM_DATA := $(DATA)
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 
-.PHONY: run test test-all lab outputs bench badges clean
+.PHONY: run test test-all lab studies outputs bench badges clean
 
 run: .venv/ready  ## notebooks 01 to 05, headless; goes on where it stopped
 	@$(BIN)/python -m mmhelpers.course.runner $(if $(ONLY),--only $(ONLY),$(if $(ALL),--all))
@@ -23,6 +23,10 @@ test-all: .venv/ready  ## the slow tests: other versions of the libraries, a fre
 lab: export MALLOC_TRIM_THRESHOLD_ := 2147483647
 lab: .venv/ready  ## the notebooks in JupyterLab; freed memory is kept, as course/runner.py says
 	@$(BIN)/python -m jupyterlab --notebook-dir notebooks
+
+studies: .venv/ready  ## the long comparisons of notebooks 02 to 04, for notebooks/studies; goes on where it stopped
+	@MM_STUDIES=1 MM_BUILD=build/studies $(BIN)/python -m mmhelpers.course.runner \
+		--profile laptop --data shop --only 01 02 03 04
 
 outputs: .venv/ready  ## what `make run ALL=1 PROFILE=laptop DATA=shop` made, into notebooks/ and README.md
 	@$(BIN)/python -m scripts.outputs

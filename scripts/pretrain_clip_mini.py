@@ -1,26 +1,25 @@
-"""Pretrain clip-mini, the small CLIP that ships with the course, on generic pictures and words.
+"""Pretrain clip-mini, the small CLIP that ships with the course, on generic pictures and alt text.
 
     python scripts/pretrain_clip_mini.py            # draws, trains, exports
 
 Killed at any moment and started again, it goes on from its last checkpoint. The shop's engine draws pictures
-from random specs: wider variation than the shop, everyday words only, no house jargon and no families.
+of random products: wider variation than the shop, everyday words only, none of the shop's own shades,
+patterns, kinds or words, and no families. Captions are the only supervision, and they are what alt text is:
+of one product some attributes, of two a list of what is there, without saying which has what.
 The recipe, and why:
 
-* Attributes supervise both towers beside the contrastive loss. One linear head, shared by the two
-  projections, names the attributes of both products, so the modalities meet at the same class
-  directions before the contrastive loss could have found them.
-* The attributes supervise every patch as well (token labelling, Jiang et al. 2021, arXiv:2104.10858),
-  through the same projection and head: one picture gives 64 answers instead of one, and a patch's
-  embedding becomes that of a picture of its product alone, so texts can be compared with patches.
-* Four texts in ten are short queries ("something stripy for tea"). A picture of the batch that fits one
-  as well is no negative of it: the specs say so, and the contrastive loss leaves it out.
+* CLIP's contrastive loss, with a learned scale.
+* Beside it a linear head over the image embedding guesses which tokens the caption holds (SuperClass, Huang et
+  al. 2024, arXiv:2411.03313): it needs no negatives, so a small batch teaches as well as a large one.
 * Sine-cosine positions and mimetic attention (Trockman & Kolter 2023, arXiv:2305.09828) give the
   image tower the locality that a transformer otherwise needs millions of pictures to find.
-* The hidden matrices are trained with Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon). From one
-  checkpoint and in the same two minutes, one run of each, it took the attribute loss of unseen pictures
-  down by about twice as much as AdamW did.
-* The learning rate is warm, constant, then decays (so a finished run can be extended from the
-  checkpoint before the decay). Small batches: seeing attributes asks for many steps, not many negatives.
+* The hidden matrices are trained with Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon), the rest
+  with AdamW.
+* In the second part of the run a batch holds products together with relatives that differ in one attribute: what
+  tells them apart is in the captions, and has to be seen.
+* The learning rate is warm, constant, then decays.
+* bfloat16 where the processor has it in hardware, and attention written out: on a CPU the backward pass of
+  torch's fused attention takes as long as all the rest of a step in bfloat16.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ import os
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,14 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from mmhelpers.course.profiles import CLIP_MINI
-from mmhelpers.shop import fits
-from mmhelpers.shop import stock as shop
-from mmhelpers.shop.spec import ALLOWED, COLOURS, KINDS, PATTERNS
-from mmhelpers.shop.words import generic_caption, generic_query
+from mmhelpers.shop.draw import draw
+from mmhelpers.shop.spec import GENERIC_COLOURS, GENERIC_KINDS, GENERIC_PATTERNS, Scene
+from mmhelpers.shop.words import generic_caption
 
-SHARD, N_TEST = 4096, 1000  # pictures
+SHARD, N_TEST, GROUP = 4096, 1000, 4  # pictures; of one product and its relatives, in the second part of the run
 WIDTH, HEADS, PROJECTION = 192, 3, 256
-PEAK = 1e-3  # learning rate
-OPEN_QUERIES = 0.4  # share of texts that ask for something, of which not all is said
+PEAK, BATCH = 1e-3, 128  # learning rate, pairs
+SWITCH = 0.35  # of the run shows products at random; then batches hold relatives, and only details tell them apart
 
 
 def build_tokenizer(folder: Path, seed: int) -> None:
@@ -62,7 +61,7 @@ def build_tokenizer(folder: Path, seed: int) -> None:
     from tokenizers import pre_tokenizers
 
     rng = random.Random(seed)
-    captions = [generic_caption(shop.random_scene(rng), rng) for _ in range(20_000)]
+    captions = [generic.alt_text(generic.random_scene(rng), rng) for _ in range(20_000)]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # every byte, so that any text goes in
     pieces = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     untrained = CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[])
@@ -105,8 +104,9 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     vision = {"num_hidden_layers": 6, "image_size": generic.SIZE, "patch_size": generic.PATCH}
     text = {"num_hidden_layers": 4, "vocab_size": len(tokenizer), "max_position_embeddings": 77, **special}
     towers = {"vision_config": shared | vision, "text_config": shared | text}
-    model = CLIPModel(CLIPConfig(**towers, projection_dim=PROJECTION, **special))
-    rows, columns = torch.meshgrid(torch.arange(generic.GRID), torch.arange(generic.GRID), indexing="ij")
+    config = CLIPConfig(**towers, projection_dim=PROJECTION, **special, attn_implementation="eager")
+    model, side = CLIPModel(config), torch.arange(generic.SIZE // generic.PATCH)
+    rows, columns = torch.meshgrid(side, side, indexing="ij")
     grid = torch.cat([sine_cosine(axis.flatten() * 4, WIDTH // 2) for axis in (rows, columns)], dim=1)
     model.vision_model.embeddings.position_embedding.weight.data[1:] = 0.5 * grid
     model.text_model.embeddings.position_embedding.weight.data = 0.05 * sine_cosine(torch.arange(77), WIDTH)
@@ -115,24 +115,9 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     return model
 
 
-def build_head() -> nn.Linear:
-    """Used in pretraining only: the attributes of a scene from the shared space."""
-    return nn.Linear(PROJECTION, sum(generic.SCENE_WIDTHS))
-
-
-def attribute_loss(logits: torch.Tensor, labels: torch.Tensor, widths: list[int]) -> torch.Tensor:
-    """Sum of cross-entropies; logits [n, sum(widths)], labels [n, len(widths)] with IGNORE where unknown.
-
-    Kinds and patterns, the hardest to see, count twice.
-    """
-    weights = [*[2.0, 1.0, 2.0, 1.0, 1.0] * (len(widths) // len(generic.ITEM_WIDTHS)), 1.0, 1.0]
-    parts = zip(weights, logits.split(widths, dim=1), labels.T, strict=False)
-    known = [
-        weight * F.cross_entropy(part, label, ignore_index=generic.IGNORE)
-        for weight, part, label in parts
-        if (label >= 0).any()
-    ]
-    return torch.stack(known).sum()
+def build_head(tokenizer: CLIPTokenizer) -> nn.Linear:
+    """Used in pretraining only: how likely each token of the vocabulary is in the caption of an image embedding."""
+    return nn.Linear(PROJECTION, len(tokenizer))
 
 
 class Muon(torch.optim.Optimizer):
@@ -184,99 +169,87 @@ def optimizers(model: CLIPModel, head: nn.Linear) -> dict[str, torch.optim.Optim
     }
 
 
-def schedule(progress: float) -> tuple[float, int]:
-    """Learning rate and batch size at a point of the run (0 to 1)."""
+def schedule(progress: float) -> float:
+    """The learning rate at a point of the run (0 to 1)."""
     warm = min(1.0, progress / 0.02)
-    decay = 1.0 if progress < 0.75 else max(0.01, (1 - progress) / 0.25)
-    return PEAK * warm * decay, 64 if progress < 0.9 else 128
+    decay = 1.0 if progress < 0.7 else max(0.01, (1 - progress) / 0.3)
+    return PEAK * warm * decay
 
 
 def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Shift by up to 3 pixels and vary the exposure slightly, so that a repeated picture is a new one."""
-    shift = torch.randint(0, 7, (2,), generator=generator).tolist()
-    padded = F.pad(pixels, (3, 3, 3, 3), mode="replicate")
+    """Shift by up to 4 pixels, mirror half, vary the exposure: a repeated picture is a new one."""
+    shift = torch.randint(0, 9, (2,), generator=generator).tolist()
+    padded = F.pad(pixels, (4, 4, 4, 4), mode="replicate")
     pixels = padded[:, :, shift[0] : shift[0] + generic.SIZE, shift[1] : shift[1] + generic.SIZE]
-    gain = 1 + 0.06 * (torch.rand(len(pixels), 1, 1, 1, generator=generator) - 0.5)
-    return pixels * gain
+    mirrored = torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5
+    pixels = torch.where(mirrored, pixels.flip(3), pixels)
+    return pixels * (1 + 0.06 * (torch.rand(len(pixels), 1, 1, 1, generator=generator) - 0.5))
 
 
-def losses(model: CLIPModel, head: nn.Linear, pictures: generic.Pictures, rows, tokenizer, rng, generator):
-    """Contrastive loss, and attribute losses of towers and patches, of one batch."""
-    scenes = [pictures.scenes[i] for i in rows]
-    labels = torch.from_numpy(pictures.labels[rows])
-    named, also_fits = labels.clone(), torch.zeros(len(rows), len(rows), dtype=torch.bool)
-    captions = []
-    for number, scene in enumerate(scenes):
-        if rng.random() < OPEN_QUERIES:
-            wanted = shop.open_wanted(scene, rng)
-            captions.append(generic_query(wanted, rng))
-            named[number] = torch.tensor(generic.stated(wanted, scene))
-            also_fits[number] = torch.tensor([fits(wanted, other) for other in scenes])
-        else:
-            captions.append(generic_caption(scene, rng))
-    also_fits.fill_diagonal_(False)
-    tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-    seen = model.vision_model(pixel_values=augment(pictures.pixels(rows), generator))
-    image = model.visual_projection(seen.pooler_output)
-    text = model.text_projection(model.text_model(**tokens).pooler_output)
+def token_weights(tokenizer: CLIPTokenizer, seed: int) -> torch.Tensor:
+    """[vocabulary] inverse document frequency of each token in captions; 0 for the marks of start and end."""
+    rng, seen = random.Random(f"{seed} weights"), torch.zeros(len(tokenizer))
+    captions = [generic.alt_text(generic.random_scene(rng), rng) for _ in range(5000)]
+    for ids in tokenizer(captions, truncation=True)["input_ids"]:
+        seen[list(set(ids))] += 1
+    weights = torch.log((1 + len(captions)) / (1 + seen))
+    weights[[tokenizer.bos_token_id, tokenizer.eos_token_id]] = 0
+    return weights
 
+
+def losses(model: CLIPModel, head: nn.Linear, pixels: torch.Tensor, tokens, weights: torch.Tensor):
+    """Contrastive loss, and the loss of guessing the caption's tokens from the picture, of one batch."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=torch.backends.mkldnn.is_available()):
+        image = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output).float()
+        text = model.text_projection(model.text_model(**tokens).pooler_output).float()
     scale = model.logit_scale.clamp(max=math.log(100)).exp()
     logits = scale * F.normalize(text, dim=1) @ F.normalize(image, dim=1).T
-    logits = logits.masked_fill(also_fits, -torch.inf)  # no negative that is none
-    same = torch.arange(len(rows))
+    same = torch.arange(len(logits))
     contrastive = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
-
-    attributes = attribute_loss(head(image), labels, generic.SCENE_WIDTHS)
-    attributes = attributes + attribute_loss(head(text), named, generic.SCENE_WIDTHS)
-    owner = torch.from_numpy(pictures.owners[rows].reshape(len(rows), -1)).long()
-    patches = model.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
-    slots = labels[:, : 2 * len(generic.ITEM_WIDTHS)].view(len(rows), 2, -1)
-    owned = owner > 0
-    patch_labels = slots[torch.arange(len(rows))[:, None].expand_as(owner)[owned], owner[owned] - 1]
-    patches = model.visual_projection(patches[owned])
-    n = sum(generic.ITEM_WIDTHS)  # the columns of the only, or first, product
-    guessed = F.linear(patches, head.weight[:n], head.bias[:n])
-    return contrastive, attributes, attribute_loss(guessed, patch_labels, generic.ITEM_WIDTHS)
+    there = torch.zeros(len(logits), len(weights)).scatter_(1, tokens["input_ids"], 1.0) * weights
+    share = there / there.sum(1, keepdim=True).clamp(min=1e-6)
+    return contrastive, -(share * head(image).log_softmax(dim=1)).sum(1).mean()
 
 
 @torch.inference_mode()
-def image_embeddings(model: CLIPModel, pictures: generic.Pictures) -> torch.Tensor:
-    parts = (pictures.pixels(slice(start, start + 200)) for start in range(0, len(pictures), 200))
-    pooled = [model.vision_model(pixel_values=pixels).pooler_output for pixels in parts]
-    return model.visual_projection(torch.cat(pooled))
+def embed(model: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str], pixels: torch.Tensor):
+    """Unit vectors [n, PROJECTION] of texts and of pictures."""
+    tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+    text = model.text_projection(model.text_model(**tokens).pooler_output)
+    seen = torch.cat([model.vision_model(pixel_values=part).pooler_output for part in pixels.split(200)])
+    return F.normalize(text, dim=1), F.normalize(model.visual_projection(seen), dim=1)
 
 
-@torch.inference_mode()
 def evaluate(model: CLIPModel, pictures: generic.Pictures, tokenizer: CLIPTokenizer) -> dict[str, float]:
-    """Text-to-image and image-to-text recall with one full caption a picture, all pictures as corpus."""
+    """Recall with one full caption a picture, all pictures as corpus, in both directions."""
     rng = random.Random(0)
     captions = [generic_caption(scene, rng) for scene in pictures.scenes]
-    tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-    texts = model.text_projection(model.text_model(**tokens).pooler_output)
-    scores = F.normalize(texts, dim=1) @ F.normalize(image_embeddings(model, pictures), dim=1).T
+    texts, images = embed(model, tokenizer, captions, pictures.pixels(range(len(pictures))))
     found: dict[str, float] = {}
-    for direction, table in (("text_to_image", scores), ("image_to_text", scores.T)):
+    for direction, table in (("text_to_image", texts @ images.T), ("image_to_text", images @ texts.T)):
         rank = (table >= table.diagonal()[:, None]).sum(1) - 1  # a tie counts against us
         found |= {f"{direction}_recall@{k}": (rank < k).float().mean().item() for k in (1, 5, 10)}
     return found
 
 
-@torch.inference_mode()
-def sight(model: CLIPModel, head: nn.Linear, pictures: generic.Pictures) -> dict[str, dict[str, float]]:
-    """How often the image embedding names each attribute right, on pictures of one and of two products."""
-    parts = head(image_embeddings(model, pictures)).split(generic.SCENE_WIDTHS, dim=1)
-    labels, n = torch.from_numpy(pictures.labels), len(generic.ITEM_WIDTHS)
-    right = (torch.stack([part.argmax(1) for part in parts], dim=1) == labels).float()
-    single = labels[:, n] == generic.IGNORE
-    return {
-        name: {"one": right[single, i].mean().item(), "two": right[~single][:, [i, n + i]].mean().item()}
-        for i, name in enumerate(ALLOWED)
-    }
+def twins(model: CLIPModel, tokenizer: CLIPTokenizer, seed: int, n: int = 500) -> float:
+    """How often a full caption of two products lies nearer to its picture than to one with colours swapped."""
+    rng, scenes = random.Random(f"{seed} twins"), []
+    while len(scenes) < 2 * n:
+        scene = generic.random_scene(rng, 2)
+        a, b = scene.items
+        if a.kind != b.kind and not {a.colour, a.colour2} & {b.colour, b.colour2}:
+            swapped = (replace(a, colour=b.colour), replace(b, colour=a.colour))
+            scenes += [scene, Scene(swapped, scene.backdrop, scene.relation)]
+    images = [np.asarray(draw(scene, generic.SIZE, seed=i // 2)) for i, scene in enumerate(scenes)]
+    pixels = (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 - generic.MEAN) / generic.STD
+    texts, images = embed(model, tokenizer, [generic_caption(scene, rng) for scene in scenes[::2]], pixels)
+    return ((texts * images[::2]).sum(1) > (texts * images[1::2]).sum(1)).float().mean().item()
 
 
 def train(args: argparse.Namespace, test: generic.Pictures, tokenizer: CLIPTokenizer) -> None:
     """Train from the last checkpoint, or from random weights, until `args.seen` pictures were seen."""
-    model, head, seen, checkpoint = build_model(tokenizer), build_head(), 0, args.work / "checkpoint.pt"
+    model, head, seen, checkpoint = build_model(tokenizer), build_head(tokenizer), 0, args.work / "checkpoint.pt"
     parts = {"model": model, "head": head, **optimizers(model, head)}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -286,33 +259,48 @@ def train(args: argparse.Namespace, test: generic.Pictures, tokenizer: CLIPToken
         print(f"going on after {seen:,} pictures", flush=True)
     if seen >= args.seen:
         return
-    shards = range(math.ceil(args.pictures / SHARD))
-    jobs = [(args.work, f"train-{i:03}", args.seed, i * SHARD, SHARD, args.threads) for i in shards]
-    paths = [generic.draw_shard(*job) for job in jobs]
-    pictures = generic.Pictures(paths, exclude=set(test.specs.tolist()))
-    print(f"{len(pictures):,} pictures drawn; training on {args.seen:,} views", flush=True)
+    single, related, weights = *drawn(args), token_weights(tokenizer, args.seed)
+    print(f"{len(single) + len(related):,} pictures drawn; training on {args.seen:,} views", flush=True)
     last_save = time.time()
     while seen < args.seen:
         # Seeded by position, so that a resumed run draws the batches of an uninterrupted one.
         rng, generator = random.Random(args.seed + seen), torch.Generator().manual_seed(args.seed + seen)
-        order = np.random.default_rng([args.seed, seen // len(pictures)]).permutation(len(pictures))
-        lr, batch = schedule(seen / args.seen)
-        rows = order[seen % len(pictures) :][:batch]
-        found = losses(model, head, pictures, rows, tokenizer, rng, generator)
-        step(parts, found, lr)
+        early = seen < SWITCH * args.seen
+        pictures, group = (single, 1) if early else (related, GROUP)
+        groups = np.random.default_rng([args.seed, seen // len(pictures)]).permutation(len(pictures) // group)
+        order = (groups[:, None] * group + np.arange(group)).ravel()
+        rows = order[seen % len(pictures) // group * group :][:BATCH]
+        captions = [generic.alt_text(pictures.scenes[row], rng, 0.5 if early else 0.8) for row in rows]
+        tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        found = losses(model, head, augment(pictures.pixels(rows), generator), tokens, weights)
+        step(parts, found, lr := schedule(seen / args.seen))
         seen += len(rows)
-        if time.time() - last_save > 240 or seen >= args.seen:
+        if time.time() - last_save > 480 or seen >= args.seen:
             state = {name: part.state_dict() for name, part in parts.items()} | {"seen": seen}
             generic.write_whole(checkpoint, functools.partial(torch.save, state))
-            said = [f"{loss.item():.3f}" for loss in found], evaluate(model, test, tokenizer)
-            print(f"{seen:,} seen, learning rate {lr:.1e}, losses and recall:", *said, flush=True)
+            model.eval()
+            said = {**evaluate(model, test, tokenizer), "twins": twins(model, tokenizer, args.seed)}
+            model.train()
+            said = " ".join(f"{name} {value:.3f}" for name, value in said.items())
+            lost = " ".join(f"{loss.item():.3f}" for loss in found)
+            print(f"{seen:,} seen, learning rate {lr:.1e}, losses {lost}, {said}", flush=True)
             last_save = time.time()
 
 
+def drawn(args: argparse.Namespace) -> tuple[generic.Pictures, generic.Pictures]:
+    """The pictures of the first and of the second part of the run, half of them each."""
+    found = []
+    for name, seed, group in (("train", args.seed, 1), ("related", args.seed + 2_000_000, GROUP)):
+        paths = [args.work / f"{name}-{i:03}" for i in range(math.ceil(args.pictures / 2 / SHARD))]
+        for i, path in enumerate(paths):
+            generic.draw_shard(path, seed, i * SHARD, SHARD, args.threads, group=group)
+        found.append(generic.Pictures(paths))
+    return found[0], found[1]
+
+
 def step(parts: dict[str, Any], found: Sequence[torch.Tensor], lr: float) -> None:
-    """One step of both optimizers down the contrastive loss and those of the attributes (towers, patches)."""
-    contrastive, attributes, dense = found
-    (contrastive + 0.2 * attributes + 0.2 * dense).backward()
+    """One step of both optimizers down the sum of the losses."""
+    sum(found).backward()
     nn.utils.clip_grad_norm_([*parts["model"].parameters(), *parts["head"].parameters()], 1.0)
     for stepper in (parts["muon"], parts["adamw"]):
         for group in stepper.param_groups:
@@ -325,27 +313,22 @@ def export(args: argparse.Namespace, test: generic.Pictures) -> None:
     """Write the checkpoint in the standard Hub layout, fp16 safetensors, and its numbers."""
     tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")  # anew: use has left padding in it
     state = torch.load(args.work / "checkpoint.pt", weights_only=True)
-    model, head = build_model(tokenizer), build_head()
+    model = build_model(tokenizer)
     model.load_state_dict(state["model"])
-    head.load_state_dict(state["head"])
     size = {"height": generic.SIZE, "width": generic.SIZE}
     images = CLIPImageProcessorPil(size={"shortest_edge": generic.SIZE}, crop_size=size)
     model.half().save_pretrained(args.target)
     CLIPProcessor(images, tokenizer).save_pretrained(args.target)
-    numbers = evaluate(model.float(), test, tokenizer)  # rounded to fp16: what ships is what is measured
-    seen = sight(model, head, test)
+    model = model.float().eval()  # rounded to fp16: what ships is what is measured
+    numbers = {**evaluate(model, test, tokenizer), "twins": twins(model, tokenizer, args.seed)}
     facts = {"parameters": model.num_parameters(), "views": state["seen"],
-             "pictures": math.ceil(args.pictures / SHARD) * SHARD, "seed": args.seed}  # fmt: skip
-    report = json.dumps({**facts, "test": numbers, "attributes": seen}, indent=2)
+             "pictures": math.ceil(args.pictures / 2 / SHARD) * 2 * SHARD, "seed": args.seed}  # fmt: skip
+    report = json.dumps({**facts, "test": numbers}, indent=2)
     (args.target / "pretraining.json").write_text(report + "\n")
     sizes = {"vocabulary": len(tokenizer), "n_test": len(test), "chance": 1 / len(test),
-             "kinds": len(KINDS), "colours": len(COLOURS), "patterns": len(PATTERNS)}  # fmt: skip
-    recalls = {name[0] + name.partition("@")[2]: value for name, value in numbers.items()}  # t1, t5 ... i10
-    rows = [
-        f"| {name} | {width} | {seen[name]['one']:.2f} | {seen[name]['two']:.2f} |"
-        for name, width in zip(ALLOWED, generic.ITEM_WIDTHS, strict=True)
-    ]
-    recalls["attributes"] = "\n".join(rows).replace("colour2", "second colour")
+             "kinds": len(GENERIC_KINDS), "colours": len(GENERIC_COLOURS),
+             "patterns": len(GENERIC_PATTERNS)}  # fmt: skip
+    recalls = {name[0] + name.partition("@")[2]: value for name, value in numbers.items()}  # t1, t5 ... i10, t
     card = Path(__file__).with_name("clip_mini_card.md").read_text(encoding="utf-8")
     (args.target / "README.md").write_text(card.format(**facts, **sizes, **recalls), encoding="utf-8")
     print(report)
@@ -355,16 +338,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
     parser.add_argument("--target", type=Path, default=CLIP_MINI, help="where to export")
-    parser.add_argument("--pictures", type=int, default=196_608, help="different pictures to draw")
-    parser.add_argument("--seen", type=int, default=500_000, help="pictures seen in training")
+    parser.add_argument("--pictures", type=int, default=131_072, help="different pictures to draw")
+    parser.add_argument("--seen", type=int, default=262_144, help="pictures seen in training")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    drawn = generic.draw_shard(args.work, "test", args.seed + 1_000_000, 0, N_TEST, args.threads)
-    test = generic.Pictures([drawn])
+    test = generic.Pictures([generic.draw_shard(
+        args.work / "test", args.seed + 1_000_000, 0, N_TEST, args.threads, n_items=1
+    )])  # fmt: skip
     if not (args.work / "tokenizer" / "tokenizer.json").exists():
         build_tokenizer(args.work / "tokenizer", args.seed)
     train(args, test, CLIPTokenizer.from_pretrained(args.work / "tokenizer"))

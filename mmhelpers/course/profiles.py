@@ -63,6 +63,8 @@ class Profile:
         """The mixed precision as a word: "bfloat16", "float16" or "float32"."""
         import torch
 
+        if self.device == "cpu":
+            return "bfloat16" if bfloat16_cpu() else "float32"
         if self.device != "cuda":
             return "float32"
         # A T4 has compute capability 7.5 and only emulates bfloat16.
@@ -75,6 +77,13 @@ class Profile:
     @property
     def fp16(self) -> bool:
         return self.dtype == "float16"
+
+
+def bfloat16_cpu() -> bool:
+    """Whether the processor multiplies matrices in bfloat16 (Intel AMX): training takes half the time then."""
+    import torch
+
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 _TABLE = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text(encoding="utf-8"))

@@ -13,11 +13,12 @@ from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.util import is_sentence_transformer_model
+from sentence_transformers.util import get_device_name, is_sentence_transformer_model
 from transformers import PreTrainedConfig, Siglip2Tokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # older tops want torchvision
 from transformers.utils import logging
 
+from mmhelpers.course.profiles import bfloat16_cpu
 from mmhelpers.data import image_cache
 from mmhelpers.data.hub import refusal
 from mmhelpers.data.image_cache import ImageCache
@@ -56,9 +57,11 @@ def load(
     try:
         config = PreTrainedConfig.get_config_dict(name, **where)[0]
         one_tower = "image_token_id" in config and is_sentence_transformer_model(name, **where)
+        options = {"dtype": dtype or torch.float32, "use_safetensors": True}
+        if not one_tower and bfloat16_cpu() and (device or get_device_name()) == "cpu":
+            options["attn_implementation"] = "eager"  # torch's fused attention learns slowly in bfloat16 on a CPU
         model = SentenceTransformer(
-            name, **where, device=device, trust_remote_code=False, similarity_fn_name="cosine",
-            model_kwargs={"dtype": dtype or torch.float32, "use_safetensors": True},
+            name, **where, device=device, trust_remote_code=False, similarity_fn_name="cosine", model_kwargs=options,
             processor_kwargs={} if one_tower else {"backend": "pil"},  # videos know no other
         )  # fmt: skip
     except Exception as error:

@@ -1,13 +1,14 @@
-"""What the library's losses lack: SigLIP's sigmoid loss."""
+"""What the library's losses lack: SigLIP's sigmoid loss, and right answers that are left out of the negatives."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -58,3 +59,40 @@ class SigmoidLoss(nn.Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         return {"scale": self.logit_scale.exp().item(), "bias": self.logit_bias.item()}
+
+
+class KnownPositivesRankingLoss(MultipleNegativesRankingLoss):
+    """`MultipleNegativesRankingLoss` in which what is known to be right is no negative.
+
+    In a batch, the positive of one anchor may answer another as well ("a striped mug" fits many mugs). The
+    library's loss takes it for a negative; here it is left out of the anchor's candidates, and the anchor out
+    of its own, in both directions. GISTEmbedLoss does the same with the guess of a guide model.
+
+    Args:
+        rows: the documents of each row of the dataset, in the order of its columns after the anchor.
+        right: for each row, all documents that are known to be right for its anchor.
+        options: of `MultipleNegativesRankingLoss`.
+
+    Inputs: columns (anchor, positive[, negative_1, ...]) and `label`, the number of the row.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, rows: Sequence[Sequence[str]], right: Sequence[Collection[str]],
+        **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(model, similarity_fct=self._similarity, **options)
+        self.rows, self.right, self.known = rows, right, torch.zeros(0)
+
+    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
+        batch = labels.tolist()
+        candidates = [self.rows[row][column] for column in range(len(embeddings) - 1) for row in batch]
+        known = [[document in self.right[row] for document in candidates] for row in batch]
+        self.known = torch.tensor(known, device=embeddings[0].device).fill_diagonal_(False)
+        return super().compute_loss_from_embeddings(embeddings, labels)
+
+    def _similarity(self, anchors: Tensor, documents: Tensor) -> Tensor:
+        anchors, documents = (functional.normalize(e.float(), dim=-1) for e in (anchors, documents))
+        return (anchors @ documents.T).masked_fill(self.known[:, : len(documents)], -torch.inf)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        return super().get_config_dict() | {"similarity_fct": "cos_sim"}

@@ -28,7 +28,9 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_machine_chooses_and_the_environment_overrides(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert profiles.active().name == "laptop" and profiles.active().dtype == "float32"
+    for fast, dtype in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(profiles, "bfloat16_cpu", lambda fast=fast: fast)
+        assert profiles.active().name == "laptop" and profiles.active().dtype == dtype
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert profiles.active().name == "gpu"
     monkeypatch.setenv("MM_PROFILE", "smoke")

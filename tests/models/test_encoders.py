@@ -244,7 +244,7 @@ def test_no_picture_is_decoded_twice_in_a_course(
     encoders.attach_image_cache(model, paths, tmp_path / "cache")
     assert set(opened) == set(paths) and len(opened) <= len(paths) + 3, "the first is tried before the others"
     columns = {"text": TEXTS, "image": paths}
-    truth = data.Retrieval(dict(enumerate(TEXTS)), dict(enumerate(paths)), {}, {})
+    truth = data.Retrieval(dict(enumerate(TEXTS)), dict(enumerate(paths)), {}, {}, {})
     before = model.encode(TEXTS)
     opened.clear()
     for sampler in (BatchSamplers.NO_DUPLICATES, BatchSamplers.NO_DUPLICATES_HASHED):
