@@ -24,8 +24,8 @@ lab: export MALLOC_TRIM_THRESHOLD_ := 2147483647
 lab: .venv/ready  ## the notebooks in JupyterLab; freed memory is kept, as course/runner.py says
 	@$(BIN)/python -m jupyterlab --notebook-dir notebooks
 
-studies: .venv/ready  ## the long comparisons of notebooks 02 to 04, for notebooks/studies; goes on where it stopped
-	@MM_STUDIES=1 MM_BUILD=build/studies $(BIN)/python -m mmhelpers.course.runner \
+studies: .venv/ready  ## the long comparisons of notebooks 02 to 04, three seeds each, for notebooks/studies; goes on where it stopped
+	@MM_STUDIES=3 MM_BUILD=build/studies $(BIN)/python -m mmhelpers.course.runner \
 		--profile laptop --data shop --only 01 02 03 04
 
 outputs: .venv/ready  ## what `make run ALL=1 PROFILE=laptop DATA=shop` made, into notebooks/ and README.md

@@ -51,7 +51,7 @@ from mmhelpers.shop.words import generic_caption
 SHARD, N_TEST, GROUP = 4096, 1000, 4  # pictures; of one product and its relatives, in the second part of the run
 WIDTH, HEADS, PROJECTION = 192, 3, 256
 PEAK, BATCH = 1e-3, 128  # learning rate, pairs
-SWITCH = 0.35  # of the run shows products at random; then batches hold relatives, and only details tell them apart
+SWITCH = 0.46  # of the run shows products at random; then batches hold relatives, and only details tell them apart
 
 
 def build_tokenizer(folder: Path, seed: int) -> None:
@@ -339,7 +339,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
     parser.add_argument("--target", type=Path, default=CLIP_MINI, help="where to export")
     parser.add_argument("--pictures", type=int, default=131_072, help="different pictures to draw")
-    parser.add_argument("--seen", type=int, default=262_144, help="pictures seen in training")
+    parser.add_argument("--seen", type=int, default=200_000, help="pictures seen in training")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()

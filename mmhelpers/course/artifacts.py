@@ -26,7 +26,6 @@ MADE_BY = {
     "finetuned": "02_clip_finetuning",
     "negatives": "03_hard_negative_mining",
     "hard_negatives": "03_hard_negative_mining",
-    "longer": "03_hard_negative_mining",
     "reranker": "04_reranker_training",
     "evaluation": "05_evaluation_and_visualisation",
     "adapter": "06_efficient_training",

@@ -8,7 +8,6 @@ STAGES = {
     "zero-shot": "#7F7F7F",
     "dictionary": "#CC79A7",
     "finetuned": "#0072B2",
-    "longer": "#56B4E9",
     "hard-negatives": "#E69F00",
     "reranked": "#009E73",
 }

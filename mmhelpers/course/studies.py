@@ -28,8 +28,8 @@ class Study:
 
     path: Path
     settings: dict[str, Any]
-    shipped: bool  # with the course, so that a missing row is a mistake
-    rerun: bool
+    shipped: bool  # with the course, and only to be read
+    seeds: tuple[int, ...]  # of the trainings of each arm
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows that were made with these settings; none where there are no such."""
@@ -47,7 +47,7 @@ class Study:
         rows = self.rows()
         if found := [row for row in rows if key.items() <= row.items()]:
             return found[0]
-        if self.shipped and not self.rerun:
+        if self.shipped:
             what = ", ".join(f"{name} {value}" for name, value in key.items())
             raise StudyError(f"{self.path.name} has no row ({what}) for these settings; set RERUN = True")
         row = key | measure()
@@ -60,12 +60,18 @@ class Study:
 def study(workspace: Workspace, name: str, settings: dict[str, Any], rerun: bool = False) -> Study:
     """Open a study of the active profile and data.
 
-    Args: settings: all that decides its rows, of JSON's types. rerun: whether missing rows may be made where
-        the course ships the study; MM_STUDIES=1 (make studies) says so too.
+    Args: settings: all that decides its rows, of JSON's types. rerun: run it here, and keep its rows with the
+        artefacts, also where the course ships the study.
     """
-    profile = workspace.profile
-    shipped = (profile.name, workspace.source) == ("laptop", profiles.SHOP)
-    shipped = shipped and profile.base_model == str(profiles.CLIP_MINI)
-    folder = profiles.notebooks() / "studies" if shipped else workspace.root / "studies"
+    profile, making = workspace.profile, int(os.environ.get("MM_STUDIES") or 0)  # seeds
+    ours = (profile.name, workspace.source) == ("laptop", profiles.SHOP)
+    ours = ours and profile.base_model == str(profiles.CLIP_MINI)
     settings = json.loads(json.dumps(settings | {"seed": profile.seed}))
-    return Study(folder / f"{name}.json", settings, shipped, rerun or os.environ.get("MM_STUDIES") == "1")
+    path = profiles.notebooks() / "studies" / f"{name}.json"
+    if ours and making:
+        return Study(path, settings, False, tuple(range(making)))
+    if ours and path.is_file() and not rerun:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return Study(path, settings, True, tuple(sorted({row["seed"] for row in rows})))
+    settings["fingerprint"] = profiles.fingerprint(profile, workspace.source)
+    return Study(workspace.root / "studies" / f"{name}.json", settings, False, (profile.seed,))

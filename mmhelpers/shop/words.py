@@ -91,8 +91,7 @@ class _Speaker:
                 extra = f"{colour2} {noun}".strip()
                 extras.append(_a(extra) if noun in _WITH_ARTICLE else extra)
         if self.filler and rng.random() < 0.4:
-            invented = "".join(rng.choices(_WORDS["syllables"], k=2))
-            before = f"{invented if rng.random() < 0.3 else rng.choice(_WORDS['praise'])} {before}"
+            before = f"{rng.choice(_WORDS['praise'])} {before}"
         motif = self.word(item.motif) if item.motif not in (None, NO_MOTIF) else ""
         collection = f"from the {motif} collection" if motif in _COLLECTIONS else ""
         if motif and not collection:

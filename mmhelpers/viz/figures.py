@@ -20,14 +20,13 @@ from PIL import Image, ImageOps
 from mmhelpers.course.stages import STAGES
 
 Picture = str | Path | Image.Image
-Answers = Sequence[tuple[Picture, int | float | str | None]]  # pictures with a grade, a score, a word
+Answers = Sequence[tuple[Picture, bool | float | str | None]]  # pictures with right or wrong, a score, a word
 
 # Okabe and Ito (2008), "Color universal design".
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#7F7F7F"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY)
 _MARKERS = "osD^vPX"
-_GRADES = (VERMILLION, ORANGE, SKY, GREEN)
 _DPI = 100
 _FONT = {"fontsize": 8, "color": "#222222"}
 
@@ -50,12 +49,12 @@ def gallery(
     return figure
 
 
-def retrieval_gallery(rows: Sequence[tuple[str, Answers]], title: str = "", top_grade: int = 3) -> Figure:
-    """One query a row: its text, then its answers from left to right, framed by grade.
+def retrieval_gallery(rows: Sequence[tuple[str, Answers]], title: str = "") -> Figure:
+    """One query a row: its text, then its answers from left to right.
 
     Args:
-        rows: (query text, [(picture, label), ...]); an int is a grade and colours the frame (from 0, not
-            relevant, to `top_grade`), a float is shown as a score, a str as it is.
+        rows: (query text, [(picture, label), ...]); a label of True or False draws a green or a red frame, a
+            float is shown as a score, a str as it is.
     """
     size, wide, tall, text_wide = 96, 112, 126, 196
     longest = max((len(answers) for _, answers in rows), default=1)
@@ -66,8 +65,8 @@ def retrieval_gallery(rows: Sequence[tuple[str, Answers]], title: str = "", top_
         text.text(0.02, 0.5, _wrap(query, 29, 6), va="center", **_FONT)
         for column, (picture, label) in enumerate(answers):
             frame = None
-            if isinstance(label, int | np.integer):
-                frame, label = _GRADES[round(min(label, top_grade) / top_grade * 3)], f"grade {label}"
+            if isinstance(label, bool | np.bool_):
+                frame, label = (GREEN, "right") if label else (VERMILLION, "wrong")
             elif isinstance(label, float | np.floating):
                 label = f"{label:.2f}"
             _put(place(text_wide + column * wide, row * tall, size, size), picture, size, frame, label)

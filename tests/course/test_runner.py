@@ -42,7 +42,7 @@ def course(notebook, tmp_path) -> Path:
     notebook("01_data_preparation", "# Data", COUNT.format("01"), making("dataset"))
     notebook("02_clip_finetuning", COUNT.format("02"), making("finetuned", "dataset"))
     rows = f"ws.scoreboard.write_text({json.dumps(scoreboard(*STAGES))!r})"
-    notebook("03_hard_negative_mining", COUNT.format("03"), making("longer", "finetuned"), rows)
+    notebook("03_hard_negative_mining", COUNT.format("03"), making("negatives", "finetuned"), rows)
     return tmp_path / "build" / "smoke" / "shop"
 
 

@@ -1,4 +1,4 @@
-"""The sigmoid loss: against transformers' own, by hand, in half precision, in the trainer."""
+"""The losses: against the library's and transformers' own, by hand, in half precision, in the trainer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from standins import fit, pictures, tiny_clip, tiny_siglip
+from torch.nn import functional
 
 from mmhelpers.models import encoders
-from mmhelpers.models.losses import SigmoidLoss
+from mmhelpers.models.losses import KnownPositivesRankingLoss, SigmoidLoss
 
 TEXTS = [f"a {colour} {kind}" for colour in ("red", "teal") for kind in ("mug", "armchair", "kite", "book")]
 
@@ -90,3 +92,21 @@ def test_the_trainer_learns_scale_and_bias(make: Callable, own: bool, paths: lis
     trained = math.isclose(saved.logit_scale.exp().item(), after["scale"], rel_tol=1e-5)
     assert trained == own, "the model's own scale is trained and saved, a new one stays with the loss"
     assert not own or saved.logit_bias.item() == pytest.approx(after["bias"])
+
+
+def test_known_right_answers_are_no_negatives_in_either_direction():
+    model, both = None, {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+    parts = [torch.randn(4, 8, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    rows, own = [[f"p{i}", f"n{i}"] for i in range(4)], [{f"p{i}"} for i in range(4)]
+    plain = MultipleNegativesRankingLoss(model, **both).compute_loss_from_embeddings(parts, None)
+    masked = KnownPositivesRankingLoss(model, rows, own, **both).compute_loss_from_embeddings(parts, torch.arange(4))
+    assert masked.item() == pytest.approx(plain.item(), abs=1e-5), "its own positive is never left out"
+
+    right = [{"p0", "p2", "n1"}, *own[1:]]  # the first anchor has two more right answers in the batch
+    loss = KnownPositivesRankingLoss(model, rows, right, **both).compute_loss_from_embeddings(parts, torch.arange(4))
+    anchors, *documents = (functional.normalize(part, dim=1) for part in parts)
+    logits = 20 * anchors @ torch.cat(documents).T
+    logits[0, [2, 5]] = -torch.inf
+    target = torch.arange(4)
+    by_hand = functional.cross_entropy(logits, target) + functional.cross_entropy(logits[:, :4].T, target)
+    assert loss.item() == pytest.approx(by_hand.item() / 2, abs=1e-4)
