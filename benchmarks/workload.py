@@ -57,5 +57,7 @@ def draw_shop(size: Size, folder: Path) -> Pairs:
 
 
 def load() -> SentenceTransformer:
-    """clip-mini as the notebooks load it."""
-    return encoders.load(CLIP_MINI, device=DEVICE)
+    """clip-mini as the notebooks load it, but with the plain recipe's attention: all is float32 here."""
+    model = encoders.load(CLIP_MINI, device=DEVICE)
+    model.transformers_model.set_attn_implementation("sdpa")
+    return model

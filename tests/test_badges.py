@@ -65,11 +65,3 @@ def test_what_is_refused_leaves_everything_as_it_was(checkout):
         with pytest.raises(ValueError, match="99_new.ipynb needs a title.* tagged colab"):
             badges.refresh(checkout, "some/fork")
         assert texts(checkout) == before
-
-
-def test_the_address_is_said_where_there_is_none_yet(checkout, monkeypatch, capsys):
-    monkeypatch.setattr(badges, "ROOT", checkout)
-    assert badges.main([]) == 0 and "cannot open: make badges REPO=owner" in capsys.readouterr().out
-    assert badges.main(["--repo", FORK]) == 0
-    assert f"{FORK}, version" in (said := capsys.readouterr().out) and "so push it: git tag v" in said
-    assert badges.main(["--repo", "nothing"]) == 2

@@ -89,12 +89,12 @@ class Scoreboard:
 
 def results_table(
     rows: Iterable[Mapping[str, Any]],
-    stages: Sequence[str] = ("zero-shot", "finetuned", "hard-negatives", "reranked"),
-    metrics: Sequence[str] = ("recall@1", "mrr@10", "ndcg@10"), split: str = "test",
+    stages: Sequence[str] = tuple(STAGES),
+    metrics: Sequence[str] = ("recall@1", "recall@10", "mrr@10"), split: str = "test", part: str = "all",
 ) -> str:  # fmt: skip
-    """Markdown table: a line a stage, each value with its 95 % interval."""
+    """Markdown table of one slice: a line a stage, each value with its 95 % interval."""
     lines = [f"| stage | {' | '.join(metrics)} |", "|---" + "|---:" * len(metrics) + "|"]
-    frame = _frame(rows).query("split == @split and slice == 'all' and stage in @stages")
+    frame = _frame(rows).query("split == @split and slice == @part and stage in @stages")
     for stage, group in frame.groupby("stage", observed=True):
         cells = group.set_index("metric").loc[list(metrics)]
         values = [f"{c.value:.3f} [{c.low:.3f}, {c.high:.3f}]" for c in cells.itertuples()]
@@ -103,17 +103,17 @@ def results_table(
 
 
 def text_table(rows: Iterable[Mapping[str, Any]], split: str = "test") -> str:
-    """The scoreboard for a terminal: all metrics of the whole split, then nDCG@10 by slice."""
+    """The scoreboard for a terminal: all metrics of the whole split, then recall@1 by slice."""
     frame = _frame(rows).query("split == @split")
     if frame.empty:
         return f"nothing was measured on {split} yet\n"
-    whole, ndcg = frame[frame["slice"] == "all"], frame[frame["metric"] == "ndcg@10"]
+    whole, first = frame[frame["slice"] == "all"], frame[frame["metric"] == "recall@1"]
     table = whole.pivot(index="stage", columns="metric", values="value")[list(METRICS)]
-    spread = ndcg[ndcg["slice"] == "all"].set_index("stage")
-    table["95 % of ndcg@10"] = [f"{row.low:.3f} to {row.high:.3f}" for row in spread.itertuples()]
+    spread = first[first["slice"] == "all"].set_index("stage")
+    table["95 % of recall@1"] = [f"{row.low:.3f} to {row.high:.3f}" for row in spread.itertuples()]
     table["train s"] = spread["train_seconds"].round().astype(int)
-    slices = ndcg.pivot(index="stage", columns="slice", values="value")[ndcg["slice"].unique()]
-    parts = [table, slices.drop(columns="all").rename_axis(columns="ndcg@10")]
+    slices = first.pivot(index="stage", columns="slice", values="value")[first["slice"].unique()]
+    parts = [table, slices.drop(columns="all").rename_axis(columns="recall@1")]
     texts = [part.rename_axis(index=None).to_string(float_format="%.3f", line_width=120) for part in parts]
     return "\n\n".join(texts if len(slices.columns) > 1 else texts[:1]) + "\n"
 

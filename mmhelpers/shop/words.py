@@ -197,9 +197,16 @@ def house_query(wanted: Wanted, rng: random.Random) -> str:
 
 def in_generic_words(text: str) -> str:
     """A text with each trade word replaced by what a dictionary says for it: no more than words can close."""
-    return _TRADE_WORD.sub(lambda found: _DICTIONARY[found[0]], text)
+
+    def meaning(found: re.Match[str]) -> str:
+        noun = re.search(r"with (?:[\w-]+ ){0,3}$", text[: found.start()])  # "with navy gingham", not "a gingham mug"
+        return _DICTIONARY[found[0]] if noun else _AS_ADJECTIVES.get(found[0], _DICTIONARY[found[0]])
+
+    translated = _TRADE_WORD.sub(meaning, text)
+    return re.sub(r"\ban? (?=([a-z-]+))", lambda found: _a(found[1]).removesuffix(found[1]), translated)
 
 
 _DICTIONARY = {word: GENERIC[name][0] for name, words in HOUSE.items() for word in words}
 _DICTIONARY |= {word: ADJECTIVES[name][0] for name, words in HOUSE_ADJECTIVES.items() for word in words}
+_AS_ADJECTIVES = {HOUSE[name][0]: words[0] for name, words in ADJECTIVES.items() if name in HOUSE}
 _TRADE_WORD = re.compile(rf"\b({'|'.join(sorted(_DICTIONARY, key=len, reverse=True))})\b")

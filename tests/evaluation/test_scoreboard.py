@@ -72,7 +72,7 @@ def test_tables(board: Scoreboard) -> None:
     board.add("finetuned", "test", GOOD, TRUTH, train_seconds=93.4)
     board.add("zero-shot", "test", BAD, TRUTH)
     lines = evaluation.results_table(board.rows()).splitlines()
-    assert lines[0] == "| stage | recall@1 | mrr@10 | ndcg@10 |"
+    assert lines[0] == "| stage | recall@1 | recall@10 | mrr@10 |"
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| zero-shot", "| finetuned"]
     assert lines[3].endswith("| 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] |")
     text = evaluation.text_table(board.rows())

@@ -172,26 +172,6 @@ def test_the_file_of_the_cache_is_reused_only_while_it_is_true(clip: Path, tmp_p
         assert [made_anew(), made_anew()] == [True, False]
 
 
-def test_a_cache_that_another_notebook_is_making_is_left_alone(
-    clip: Path, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two notebooks at once make caches of other pictures in one folder: neither takes the other's file."""
-    first, second = encoders.load(clip, device="cpu"), encoders.load(clip, device="cpu")
-    other, really = [], Pillow.open
-
-    def open_and_begin_another(name: str, *rest: object) -> Pillow.Image:
-        if name == paths[-1] and not other:  # the file of the first cache is half written
-            other.append(None)
-            other[0] = encoders.attach_image_cache(second, paths[:3], tmp_path)
-        return really(name, *rest)
-
-    expected = first[0].preprocess(paths)["pixel_values"]
-    monkeypatch.setattr(Pillow, "open", open_and_begin_another)
-    cache = encoders.attach_image_cache(first, paths, tmp_path)
-    torch.testing.assert_close(cache.pixels(paths), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(other[0].pixels(paths[:3]), expected[:3], rtol=0, atol=1e-5)
-
-
 def test_saved_models_are_plain(clip: Path, paths: list[str], tmp_path: Path) -> None:
     model = encoders.load(clip, device="cpu")
     encoders.attach_image_cache(model, paths)

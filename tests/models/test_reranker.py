@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import random
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from sentence_transformers.cross_encoder.evaluation import CrossEncoderReranking
 from standins import hub_clip, hub_siglip, hub_siglip2, pictures, tiny_clip, tiny_siglip
 
 from mmhelpers.models import encoders
-from mmhelpers.models.reranker import FusionReranker, build_reranker, load_reranker
+from mmhelpers.models.reranker import build_reranker, load_reranker
 from mmhelpers.shop.spec import COLOURS
 
 TEXTS = ["a red mug", "a striped blue lamp above a mug with a star"]
@@ -148,19 +147,6 @@ def test_towers_run_once_for_a_text_and_a_picture(clip: SentenceTransformer, pat
     Path(paths[0]).unlink()
     with pytest.raises(FileNotFoundError, match="picture_000.png"):
         scores(model, TEXTS[0], paths)
-
-
-def test_a_small_cache_forgets_the_oldest_and_stays_right(clip: SentenceTransformer, paths: list[str]) -> None:
-    expected = scores(small(clip), TEXTS[0], paths)
-    one_picture = 17 * 16 * 4  # bytes of 16 patches and the embedding, each of 16 numbers
-    module = FusionReranker(copy.deepcopy(clip[0]), cache_bytes=3 * one_picture)
-    model = CrossEncoder(modules=[module], activation_fn=torch.nn.Identity(), device="cpu")
-    passes = tower_passes(model)
-    np.testing.assert_allclose(scores(model, TEXTS[0], paths), expected, atol=1e-5)
-    scores(model, TEXTS[0], paths[5:])
-    assert passes == ["text", "image"], "the last three are kept"
-    np.testing.assert_allclose(scores(model, TEXTS[0], paths[4:]), expected[4:], atol=1e-5)
-    assert passes == ["text", "image", "image"], "the one before is not"
 
 
 def test_the_encoder_is_left_untouched(clip: SentenceTransformer) -> None:

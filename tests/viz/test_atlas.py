@@ -84,15 +84,3 @@ def test_the_page_names_no_network_and_nothing_breaks_out(pictures: list[Path], 
     assert data_of(path)["points"][0]["text"] == NASTY and data_of(path)["groups"][0]["name"] == NASTY
     (_, _), (frame, attributes) = elements(atlas.show(path).data)
     assert frame == "iframe" and attributes["sandbox"] == "allow-scripts" and attributes["srcdoc"] == page
-
-
-def test_what_does_not_fit_is_an_error(pictures: list[Path], tmp_path: Path) -> None:
-    for changes, message in (
-        ({"texts": ["one"]}, "20 pictures and 1 texts"),
-        ({"groups": ["a"]}, "differ"),
-        ({"picture_xy": np.zeros((3, 2))}, "differ"),
-        ({"text_xy": np.full((6, 2), np.nan)}, "not finite"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            atlas.write(tmp_path / "map.html", **inputs(pictures, **changes))
-    assert not (tmp_path / "map.html").exists()
