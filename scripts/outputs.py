@@ -74,7 +74,8 @@ def with_table(readme: str, rows: list[dict[str, Any]]) -> str:
     """The README with the table between its markers made anew from the scoreboard's rows."""
     if START not in readme or END not in readme:
         raise ValueError(f"README.md lacks the markers {START} and {END}")
-    table = results_table(rows, part="description").strip()
+    part = "description" if any(row["slice"] == "description" for row in rows) else "all"
+    table = results_table(rows, part=part).strip()
     return f"{readme.split(START)[0]}{START}\n{table}\n{END}{readme.split(END)[1]}"
 
 

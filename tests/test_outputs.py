@@ -60,7 +60,7 @@ def test_all_or_nothing_is_committed(tmp_path):
         folder.mkdir(parents=True)
     (root / "README.md").write_text(f"# Title\n\n{outputs.START}\nold\n{outputs.END}\n\nmore\n")
     numbers = {"value": 0.5, "low": 0.25, "high": 0.75, "split": "test", "slice": "all"}
-    rows = [{"stage": "finetuned", "metric": m} | numbers for m in ("recall@1", "mrr@10", "ndcg@10")]
+    rows = [{"stage": "finetuned", "metric": m} | numbers for m in ("recall@1", "recall@10", "mrr@10")]
     (artifacts / "scoreboard.json").write_text(json.dumps(rows))
     (artifacts / "evaluation" / "before_after.png").write_bytes(b"picture")
     for name, out in {"01_a": stream("one"), "02_b": stream("in /tmp/x/y")}.items():
