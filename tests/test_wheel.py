@@ -52,6 +52,7 @@ def test_the_wheel_has_all_that_the_checkout_has(wheel: Path):
     room = ROOT / "mmhelpers"
     files = {path.relative_to(ROOT).as_posix() for kind in KINDS for path in room.rglob(kind)}
     files |= {f"mmhelpers/notebooks/{name}.ipynb" for name in NAMES}
+    files |= {f"mmhelpers/{path.relative_to(ROOT)}" for path in ROOT.glob("notebooks/studies/*.json")}
     assert files == {name for name in inside if name.startswith("mmhelpers/") and not name.endswith(".md")}
     declared = [line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Requires-Dist:")]
     always = {need.name for need in map(Requirement, declared) if not need.marker}
