@@ -152,7 +152,8 @@ def test_others_get_the_same_scores(series: Done, hub: StandInHub, tmp_path: Pat
     question = json.dumps([texts, files, [IDS["retriever"], IDS["reranker"]]])
     [cosines, logits], _ = answers(OUTSIDER, hub.environment(tmp_path / "cache", hub.token), question)
     retriever = encoders.load(series.artifacts / "hard_negatives", device="cpu")
-    assert cosines == retriever.similarity(retriever.encode(texts), retriever.encode(files)).tolist()
+    here = retriever.similarity(retriever.encode(texts), retriever.encode(files)).tolist()
+    assert [pytest.approx(row, abs=1e-5) for row in here] == cosines, "whatever attention a machine computes with"
     reranker = load_reranker(series.artifacts / "reranker", device="cpu")
     pairs = [(text, file) for text in texts for file in files]
-    assert logits == pytest.approx(reranker.predict(pairs).tolist(), abs=1e-6)
+    assert logits == pytest.approx(reranker.predict(pairs).tolist(), abs=1e-4)
