@@ -71,9 +71,6 @@ def answers(program: str, environment: dict[str, str], *arguments: object) -> tu
     return [json.loads(line) for line in re.findall("^ANSWER (.*)", done.stdout, re.M)], done.stdout + done.stderr
 
 
-UNSEEN = pytest.mark.xfail(reason="failed on the second edition, not looked into", strict=False)
-
-
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInHub]:
     """The Hub with a model and several data sets."""
@@ -123,7 +120,6 @@ def series(hub: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 
 @pytest.mark.slow
-@UNSEEN
 def test_all_of_it_arrives_and_no_token(series: Done, hub: StandInHub) -> None:
     truths = data.load(series.artifacts / "dataset").truth.values()
     assert all(len(truth.queries) == 5 * len(truth.corpus) for truth in truths)
@@ -150,7 +146,6 @@ def test_all_of_it_arrives_and_no_token(series: Done, hub: StandInHub) -> None:
 
 
 @pytest.mark.slow
-@UNSEEN
 def test_others_get_the_same_scores(series: Done, hub: StandInHub, tmp_path: Path) -> None:
     test = data.load(series.artifacts / "dataset").truth["test"]
     texts, files = list(test.queries.values())[:3], list(test.corpus.values())[:4]
