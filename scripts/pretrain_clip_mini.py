@@ -43,7 +43,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from mmhelpers.course.profiles import CLIP_MINI
+from mmhelpers.course.profiles import CLIP_MINI, bfloat16_cpu
 from mmhelpers.shop.draw import draw
 from mmhelpers.shop.spec import GENERIC_COLOURS, GENERIC_KINDS, GENERIC_PATTERNS, Scene
 from mmhelpers.shop.words import generic_caption
@@ -199,7 +199,7 @@ def token_weights(tokenizer: CLIPTokenizer, seed: int) -> torch.Tensor:
 
 def losses(model: CLIPModel, head: nn.Linear, pixels: torch.Tensor, tokens, weights: torch.Tensor):
     """Contrastive loss, and the loss of guessing the caption's tokens from the picture, of one batch."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.backends.mkldnn.is_available()):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_cpu()):
         image = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output).float()
         text = model.text_projection(model.text_model(**tokens).pooler_output).float()
     scale = model.logit_scale.clamp(max=math.log(100)).exp()

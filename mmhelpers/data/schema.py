@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from mmhelpers.data.problems import DataError
+from mmhelpers.shop.spec import Scene, differences
 
 SPLITS = ("train", "validation", "test")
 SCHEMA = ("image", "image_id", "text", "spec")
@@ -35,6 +36,11 @@ class Retrieval:
     relevant: dict[str, set[str]]  # query id -> image ids of all right answers; every other picture is wrong
     slices: dict[str, list[str]]  # name -> query ids; "all" goes without saying
     families: dict[str, str]  # query id -> what it belongs to: queries of one family are no independent evidence
+
+    @property
+    def descriptions(self) -> list[str]:
+        """The queries that describe one picture in full; where the source knows no such slice, all of them."""
+        return self.slices.get("description") or list(self.queries)
 
     def right_answers(self, query: str) -> list[str]:
         """The right answers in a fixed order."""
@@ -62,6 +68,18 @@ class Collection:
     splits: DatasetDict
     truth: dict[str, Retrieval]
     has_specs: bool
+
+    def swapped_twins(self, split: str) -> dict[str, list[str]]:
+        """Query -> pictures of the right one's family with something of two products exchanged; {} without specs."""
+        rows, truth = self.splits[split], self.truth[split]
+        asked, families = truth.slices.get("swapped twin", []), {}
+        for image, family, spec in zip(rows["image_id"], rows["family"], rows["spec"], strict=True) if asked else ():
+            families.setdefault(family, {})[image] = Scene.from_json(spec)
+        found = {}
+        for query in asked:
+            scenes, [own] = families[truth.families[query]], truth.relevant[query]
+            found[query] = [image for image in scenes if differences(scenes[own], scenes[image]) == ["binding"]]
+        return found
 
 
 def paths(dataset: Dataset) -> list[str]:

@@ -104,6 +104,8 @@ def _by_family(values: Sequence[float], families: Mapping[str, str] | None) -> t
         raise ValueError(f"an interval needs one value a query, not an array of shape {numbers.shape}")
     if not families:
         return numbers, np.ones(len(numbers))
+    if not isinstance(values, pd.Series):
+        raise ValueError("families are looked up by query: give the values as a Series with queries as its index")
     labels = np.unique([families.get(query, query) for query in values.index], return_inverse=True)[1]
     return np.bincount(labels, numbers), np.bincount(labels).astype(float)
 

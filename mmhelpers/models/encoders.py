@@ -59,7 +59,7 @@ def load(
         one_tower = "image_token_id" in config and is_sentence_transformer_model(name, **where)
         options = {"dtype": dtype or torch.float32, "use_safetensors": True}
         if not one_tower and bfloat16_cpu() and (device or get_device_name()) == "cpu":
-            options["attn_implementation"] = "eager"  # torch's fused attention learns slowly in bfloat16 on a CPU
+            options["attn_implementation"] = "eager"  # going back through torch's fused one is slow in bfloat16
         model = SentenceTransformer(
             name, **where, device=device, trust_remote_code=False, similarity_fn_name="cosine", model_kwargs=options,
             processor_kwargs={} if one_tower else {"backend": "pil"},  # videos know no other

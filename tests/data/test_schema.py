@@ -13,7 +13,7 @@ from samples import a_folder, picture, write
 from mmhelpers import data
 from mmhelpers.course.profiles import PROFILES
 from mmhelpers.data import DataError, schema, sources
-from mmhelpers.shop.spec import Scene
+from mmhelpers.shop.spec import Scene, differences
 from mmhelpers.shop.wanted import Wanted, fits
 
 SMOKE = PROFILES["smoke"]
@@ -65,6 +65,10 @@ def test_the_drawn_shop_is_the_same_again(shop: Path, tmp_path: Path) -> None:
     for name, of in collection.truth.items():
         family = dict(zip(collection.splits[name]["image_id"], collection.splits[name]["family"], strict=True))
         assert of.families == {query: family[of.right_answers(query)[0]] for query in of.queries}
+    scenes = dict(zip(test["image_id"], map(Scene.from_json, test["spec"]), strict=True))
+    for query, twins in collection.swapped_twins("test").items():
+        own, near = scenes[truth.right_answers(query)[0]], {i for i, s in scenes.items() if s.items[1:]}
+        assert twins and set(twins) <= near and all(differences(own, scenes[i]) == ["binding"] for i in twins)
     for stated, spec in zip(test["stated"], test["spec"], strict=True):
         assert fits(Wanted.from_json(stated), Scene.from_json(spec))
     saved("shop", TINY, tmp_path)
