@@ -66,6 +66,7 @@ def test_the_drawn_shop_is_the_same_again(shop: Path, tmp_path: Path) -> None:
         family = dict(zip(collection.splits[name]["image_id"], collection.splits[name]["family"], strict=True))
         assert of.families == {query: family[of.right_answers(query)[0]] for query in of.queries}
     scenes = dict(zip(test["image_id"], map(Scene.from_json, test["spec"]), strict=True))
+    assert set(collection.swapped_twins("test")) == set(truth.slices["swapped twin"]) != set()
     for query, twins in collection.swapped_twins("test").items():
         own, near = scenes[truth.right_answers(query)[0]], {i for i, s in scenes.items() if s.items[1:]}
         assert twins and set(twins) <= near and all(differences(own, scenes[i]) == ["binding"] for i in twins)
