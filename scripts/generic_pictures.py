@@ -115,17 +115,26 @@ def draw_shard(path: Path, seed: int, start: int, count: int, workers: int, n_it
 
 
 class Pictures:
-    """Shards of equal size: images uint8 [n, SIZE, SIZE, 3], read from disk as they are asked for, and scenes."""
+    """Shards of equal size: images uint8 [n, SIZE, SIZE, 3], and scenes.
+
+    On a CPU they are read from disk as they are asked for; a GPU holds them all.
+    """
 
     def __init__(self, paths: list[Path]) -> None:
         self.shards = [np.load(path.with_suffix(".npy"), mmap_mode="r") for path in paths]
         self.scenes = [Scene.from_json(s) for path in paths for s in json.loads(path.with_suffix(".json").read_bytes())]
+        self.held: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def pixels(self, rows: np.ndarray | range) -> torch.Tensor:
+    def pixels(self, rows: np.ndarray | range, device: str = "cpu") -> torch.Tensor:
         """Pictures as the model takes them: normalised, float [n, 3, SIZE, SIZE]."""
         size = len(self.shards[0])
-        images = torch.from_numpy(np.stack([self.shards[row // size][row % size] for row in rows]))
-        return (images.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+        if device == "cpu":
+            images = torch.from_numpy(np.stack([self.shards[row // size][row % size] for row in rows]))
+        else:
+            if self.held is None:
+                self.held = torch.cat([torch.from_numpy(np.array(shard)).to(device) for shard in self.shards])
+            images = self.held[torch.as_tensor(rows, device=device)]
+        return (images.permute(0, 3, 1, 2).float() / 255 - MEAN.to(device)) / STD.to(device)

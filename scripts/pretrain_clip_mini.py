@@ -18,8 +18,11 @@ The recipe, and why:
 * In the second part of the run a batch holds products together with relatives that differ in one attribute: what
   tells them apart is in the captions, and has to be seen.
 * The learning rate is warm, constant, then decays.
-* bfloat16 where the processor has it in hardware, and attention written out: on a CPU the backward pass of
-  torch's fused attention takes as long as all the rest of a step in bfloat16.
+* bfloat16 where the hardware has it. On a CPU, attention is written out: there the backward pass of torch's
+  fused attention takes as long as all the rest of a step in bfloat16.
+
+The defaults are what the shipped weights were made with, on one GPU: minutes there, a day or two on two cores.
+`--batch 128 --pictures 131072 --seen 200000` takes half an hour on two cores, and gives a weaker model.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +52,11 @@ from mmhelpers.shop.draw import draw
 from mmhelpers.shop.spec import GENERIC_COLOURS, GENERIC_KINDS, GENERIC_PATTERNS, Scene
 from mmhelpers.shop.words import generic_caption
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHARD, N_TEST, GROUP = 4096, 1000, 4  # pictures; of one product and its relatives, in the second part of the run
 WIDTH, HEADS, PROJECTION = 192, 3, 256
-PEAK, BATCH = 1e-3, 128  # learning rate, pairs
+CAPTIONS, LENGTH = 8, 48  # different texts of a picture, written beforehand; tokens of the longest
+PEAK = 1e-3  # learning rate
 SWITCH = 0.46  # of the run shows products at random; then batches hold relatives, and only details tell them apart
 
 
@@ -104,7 +110,7 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     vision = {"num_hidden_layers": 6, "image_size": generic.SIZE, "patch_size": generic.PATCH}
     text = {"num_hidden_layers": 4, "vocab_size": len(tokenizer), "max_position_embeddings": 77, **special}
     towers = {"vision_config": shared | vision, "text_config": shared | text}
-    config = CLIPConfig(**towers, projection_dim=PROJECTION, **special, attn_implementation="eager")
+    config = CLIPConfig(**towers, projection_dim=PROJECTION, **special, attn_implementation="sdpa" if DEVICE == "cuda" else "eager")
     model, side = CLIPModel(config), torch.arange(generic.SIZE // generic.PATCH)
     rows, columns = torch.meshgrid(side, side, indexing="ij")
     grid = torch.cat([sine_cosine(axis.flatten() * 4, WIDTH // 2) for axis in (rows, columns)], dim=1)
@@ -176,14 +182,14 @@ def schedule(progress: float) -> float:
     return PEAK * warm * decay
 
 
-def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def augment(pixels: torch.Tensor, generator: torch.Generator, rng: random.Random) -> torch.Tensor:
     """Shift by up to 4 pixels, mirror half, vary the exposure: a repeated picture is a new one."""
-    shift = torch.randint(0, 9, (2,), generator=generator).tolist()
+    down, right = rng.randrange(9), rng.randrange(9)
     padded = F.pad(pixels, (4, 4, 4, 4), mode="replicate")
-    pixels = padded[:, :, shift[0] : shift[0] + generic.SIZE, shift[1] : shift[1] + generic.SIZE]
-    mirrored = torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5
-    pixels = torch.where(mirrored, pixels.flip(3), pixels)
-    return pixels * (1 + 0.06 * (torch.rand(len(pixels), 1, 1, 1, generator=generator) - 0.5))
+    pixels = padded[:, :, down : down + generic.SIZE, right : right + generic.SIZE]
+    chance = torch.rand(2, len(pixels), 1, 1, 1, generator=generator, device=pixels.device)
+    pixels = torch.where(chance[0] < 0.5, pixels.flip(3), pixels)
+    return pixels * (1 + 0.06 * (chance[1] - 0.5))
 
 
 def token_weights(tokenizer: CLIPTokenizer, seed: int) -> torch.Tensor:
@@ -194,19 +200,22 @@ def token_weights(tokenizer: CLIPTokenizer, seed: int) -> torch.Tensor:
         seen[list(set(ids))] += 1
     weights = torch.log((1 + len(captions)) / (1 + seen))
     weights[[tokenizer.bos_token_id, tokenizer.eos_token_id]] = 0
-    return weights
+    return weights.to(DEVICE)
 
 
-def losses(model: CLIPModel, head: nn.Linear, pixels: torch.Tensor, tokens, weights: torch.Tensor):
-    """Contrastive loss, and the loss of guessing the caption's tokens from the picture, of one batch."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_cpu()):
+def losses(model: CLIPModel, head: nn.Linear, pixels: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor):
+    """Contrastive loss, and the loss of guessing the caption's tokens from the picture, of one batch.
+
+    `tokens` [n, LENGTH] need no mask: a text is read from left to right up to its first end token.
+    """
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda" or bfloat16_cpu()):
         image = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output).float()
-        text = model.text_projection(model.text_model(**tokens).pooler_output).float()
+        text = model.text_projection(model.text_model(input_ids=tokens).pooler_output).float()
     scale = model.logit_scale.clamp(max=math.log(100)).exp()
     logits = scale * F.normalize(text, dim=1) @ F.normalize(image, dim=1).T
-    same = torch.arange(len(logits))
+    same = torch.arange(len(logits), device=DEVICE)
     contrastive = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
-    there = torch.zeros(len(logits), len(weights)).scatter_(1, tokens["input_ids"], 1.0) * weights
+    there = torch.zeros(len(logits), len(weights), device=DEVICE).scatter_(1, tokens, 1.0) * weights
     share = there / there.sum(1, keepdim=True).clamp(min=1e-6)
     return contrastive, -(share * head(image).log_softmax(dim=1)).sum(1).mean()
 
@@ -214,9 +223,9 @@ def losses(model: CLIPModel, head: nn.Linear, pixels: torch.Tensor, tokens, weig
 @torch.inference_mode()
 def embed(model: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str], pixels: torch.Tensor):
     """Unit vectors [n, PROJECTION] of texts and of pictures."""
-    tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+    tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(DEVICE)
     text = model.text_projection(model.text_model(**tokens).pooler_output)
-    seen = torch.cat([model.vision_model(pixel_values=part).pooler_output for part in pixels.split(200)])
+    seen = torch.cat([model.vision_model(pixel_values=part).pooler_output for part in pixels.to(DEVICE).split(200)])
     return F.normalize(text, dim=1), F.normalize(model.visual_projection(seen), dim=1)
 
 
@@ -247,55 +256,71 @@ def twins(model: CLIPModel, tokenizer: CLIPTokenizer, seed: int, n: int = 500) -
     return ((texts * images[::2]).sum(1) > (texts * images[1::2]).sum(1)).float().mean().item()
 
 
+def write(job: tuple[list[Scene], Path, int, float]) -> np.ndarray:
+    """Tokens of CAPTIONS alt texts for each of some scenes, int16 [scenes, CAPTIONS, LENGTH]."""
+    scenes, folder, seed, thorough = job
+    tokenizer, rng = CLIPTokenizer.from_pretrained(folder), random.Random(seed)
+    texts = [generic.alt_text(scene, rng, thorough) for scene in scenes for _ in range(CAPTIONS)]
+    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="np")["input_ids"]
+    return ids.astype(np.int16).reshape(len(scenes), CAPTIONS, LENGTH)
+
+
+def drawn(args: argparse.Namespace, name: str, seed: int, group: int, thorough: float):
+    """The pictures of one part of the run, half of them all, and their captions."""
+    paths = [args.work / f"{name}-{i:03}" for i in range(math.ceil(args.pictures / 2 / SHARD))]
+    for i, path in enumerate(paths):
+        generic.draw_shard(path, seed, i * SHARD, SHARD, args.threads, group=group)
+    pictures = generic.Pictures(paths)
+    starts = range(0, len(pictures), 1024)
+    jobs = [(pictures.scenes[i : i + 1024], args.work / "tokenizer", seed + i, thorough) for i in starts]
+    with Pool(args.threads) as pool:
+        captions = np.concatenate(pool.map(write, jobs))
+    return pictures, torch.from_numpy(captions), group
+
+
+@functools.lru_cache(maxsize=1)
+def order_of(epoch: int, seed: int, n: int, group: int) -> np.ndarray:
+    """All of n pictures in a random order that keeps relatives together."""
+    groups = np.random.default_rng([seed, epoch]).permutation(n // group)
+    return (groups[:, None] * group + np.arange(group)).ravel()
+
+
 def train(args: argparse.Namespace, test: generic.Pictures, tokenizer: CLIPTokenizer) -> None:
     """Train from the last checkpoint, or from random weights, until `args.seen` pictures were seen."""
-    model, head, seen, checkpoint = build_model(tokenizer), build_head(tokenizer), 0, args.work / "checkpoint.pt"
-    parts = {"model": model, "head": head, **optimizers(model, head)}
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        seen = state["seen"]
-        print(f"going on after {seen:,} pictures", flush=True)
-    if seen >= args.seen:
+    checkpoint = args.work / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu") if checkpoint.exists() else {"seen": 0}
+    if state["seen"] >= args.seen:
         return
-    single, related, weights = *drawn(args), token_weights(tokenizer, args.seed)
-    print(f"{len(single) + len(related):,} pictures drawn; training on {args.seen:,} views", flush=True)
-    last_save = time.time()
+    single = drawn(args, "train", args.seed, 1, 0.5)
+    related = drawn(args, "related", args.seed + 2_000_000, GROUP, 0.8)
+    model, head = build_model(tokenizer).to(DEVICE), build_head(tokenizer).to(DEVICE)
+    parts, weights = {"model": model, "head": head, **optimizers(model, head)}, token_weights(tokenizer, args.seed)
+    for name, part in parts.items() if state["seen"] else ():
+        part.load_state_dict(state[name])
+    print(f"{len(single[0]) + len(related[0]):,} pictures; from {state['seen']:,} to {args.seen:,} views", flush=True)
+    seen, started, last_save, steps = state["seen"], time.time(), time.time(), 0
     while seen < args.seen:
+        pictures, captions, group = single if seen < SWITCH * args.seen else related
         # Seeded by position, so that a resumed run draws the batches of an uninterrupted one.
-        rng, generator = random.Random(args.seed + seen), torch.Generator().manual_seed(args.seed + seen)
-        early = seen < SWITCH * args.seen
-        pictures, group = (single, 1) if early else (related, GROUP)
-        groups = np.random.default_rng([args.seed, seen // len(pictures)]).permutation(len(pictures) // group)
-        order = (groups[:, None] * group + np.arange(group)).ravel()
-        rows = order[seen % len(pictures) // group * group :][:BATCH]
-        captions = [generic.alt_text(pictures.scenes[row], rng, 0.5 if early else 0.8) for row in rows]
-        tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-        found = losses(model, head, augment(pictures.pixels(rows), generator), tokens, weights)
+        rng, generator = random.Random(args.seed + seen), torch.Generator(DEVICE).manual_seed(args.seed + seen)
+        order = order_of(seen // len(pictures), args.seed, len(pictures), group)
+        rows = order[seen % len(pictures) // group * group :][: args.batch]
+        which = torch.tensor([rng.randrange(CAPTIONS) for _ in rows])
+        tokens = captions[rows, which].to(DEVICE).long()
+        found = losses(model, head, augment(pictures.pixels(rows, DEVICE), generator, rng), tokens, weights)
         step(parts, found, lr := schedule(seen / args.seen))
-        seen += len(rows)
+        seen, steps = seen + len(rows), steps + 1
+        if steps in (50, 200) or steps % 500 == 0:
+            lost = " ".join(f"{loss.item():.3f}" for loss in found)
+            print(f"{seen:,} seen, {time.time() - started:.0f} s, learning rate {lr:.1e}, losses {lost}", flush=True)
         if time.time() - last_save > 480 or seen >= args.seen:
             state = {name: part.state_dict() for name, part in parts.items()} | {"seen": seen}
             generic.write_whole(checkpoint, functools.partial(torch.save, state))
             model.eval()
             said = {**evaluate(model, test, tokenizer), "twins": twins(model, tokenizer, args.seed)}
             model.train()
-            said = " ".join(f"{name} {value:.3f}" for name, value in said.items())
-            lost = " ".join(f"{loss.item():.3f}" for loss in found)
-            print(f"{seen:,} seen, learning rate {lr:.1e}, losses {lost}, {said}", flush=True)
+            print(f"{seen:,} seen", " ".join(f"{name} {value:.3f}" for name, value in said.items()), flush=True)
             last_save = time.time()
-
-
-def drawn(args: argparse.Namespace) -> tuple[generic.Pictures, generic.Pictures]:
-    """The pictures of the first and of the second part of the run, half of them each."""
-    found = []
-    for name, seed, group in (("train", args.seed, 1), ("related", args.seed + 2_000_000, GROUP)):
-        paths = [args.work / f"{name}-{i:03}" for i in range(math.ceil(args.pictures / 2 / SHARD))]
-        for i, path in enumerate(paths):
-            generic.draw_shard(path, seed, i * SHARD, SHARD, args.threads, group=group)
-        found.append(generic.Pictures(paths))
-    return found[0], found[1]
 
 
 def step(parts: dict[str, Any], found: Sequence[torch.Tensor], lr: float) -> None:
@@ -312,14 +337,14 @@ def step(parts: dict[str, Any], found: Sequence[torch.Tensor], lr: float) -> Non
 def export(args: argparse.Namespace, test: generic.Pictures) -> None:
     """Write the checkpoint in the standard Hub layout, fp16 safetensors, and its numbers."""
     tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")  # anew: use has left padding in it
-    state = torch.load(args.work / "checkpoint.pt", weights_only=True)
+    state = torch.load(args.work / "checkpoint.pt", weights_only=True, map_location="cpu")
     model = build_model(tokenizer)
     model.load_state_dict(state["model"])
     size = {"height": generic.SIZE, "width": generic.SIZE}
     images = CLIPImageProcessorPil(size={"shortest_edge": generic.SIZE}, crop_size=size)
     model.half().save_pretrained(args.target)
     CLIPProcessor(images, tokenizer).save_pretrained(args.target)
-    model = model.float().eval()  # rounded to fp16: what ships is what is measured
+    model = model.float().eval().to(DEVICE)  # rounded to fp16: what ships is what is measured
     numbers = {**evaluate(model, test, tokenizer), "twins": twins(model, tokenizer, args.seed)}
     facts = {"parameters": model.num_parameters(), "views": state["seen"],
              "pictures": math.ceil(args.pictures / 2 / SHARD) * 2 * SHARD, "seed": args.seed}  # fmt: skip
@@ -338,14 +363,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
     parser.add_argument("--target", type=Path, default=CLIP_MINI, help="where to export")
-    parser.add_argument("--pictures", type=int, default=131_072, help="different pictures to draw")
-    parser.add_argument("--seen", type=int, default=200_000, help="pictures seen in training")
+    parser.add_argument("--pictures", type=int, default=262_144, help="different pictures to draw")
+    parser.add_argument("--seen", type=int, default=20_000_000, help="pictures seen in training")
+    parser.add_argument("--batch", type=int, default=1024, help="pictures in a step")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("high")
     test = generic.Pictures([generic.draw_shard(
         args.work / "test", args.seed + 1_000_000, 0, N_TEST, args.threads, n_items=1
     )])  # fmt: skip

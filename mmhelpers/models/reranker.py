@@ -1,4 +1,4 @@
-"""A cross-encoder for pictures: text tokens look at image patches and correct the retriever's score.
+"""A cross-encoder for pictures: text tokens look at image patches, and their score joins the retriever's.
 
 Two towers squeeze a text and a picture into one vector each before they meet, and which colour belongs to
 which product is lost on the way. Here they meet token by patch. The towers are frozen, so their states are
@@ -33,7 +33,7 @@ from mmhelpers.models.encoders import EncoderError
 from mmhelpers.models.fusion import Fusion
 
 Picture = str | os.PathLike | Image.Image
-# Token or patch states (length, dim) and the embedding (dim,), all normalised, in the towers' shared space.
+# Token or patch states (length, width of the tower), and the embedding (dim,), which is normalised.
 State = tuple[Tensor, Tensor]
 
 
@@ -42,21 +42,21 @@ class FusionReranker(InputModule):
 
     Args:
         towers: a CLIP- or SigLIP-style `Transformer` module; used as it is and frozen.
-        slots, width: of the `Fusion`. cache_bytes: of the states kept, for texts and for pictures each.
+        heads, width: of the `Fusion`. cache_bytes: of the states kept, for texts and for pictures each.
     """
 
     config_file_name = "fusion_config.json"
-    config_keys = ["slots", "width"]
+    config_keys = ["heads", "width"]
     weights_file_name = "fusion.safetensors"
     tower_folder = "towers"
 
-    def __init__(self, towers: Transformer, slots: int = 4, width: int = 256, cache_bytes: int = 2 << 30) -> None:
+    def __init__(self, towers: Transformer, heads: int = 4, width: int = 128, cache_bytes: int = 2 << 30) -> None:
         super().__init__()
-        self.slots, self.width = slots, width
+        self.heads, self.width = heads, width
         self.towers = towers.requires_grad_(False).eval()
         config, patches = towers.config, towers.model.vision_model.embeddings.num_patches
-        dim = getattr(config, "projection_dim", config.vision_config.hidden_size)
-        self.fusion = Fusion(dim, patches, slots, width)
+        self.dim = getattr(config, "projection_dim", config.vision_config.hidden_size)
+        self.fusion = Fusion(config.text_config.hidden_size, config.vision_config.hidden_size, patches, heads, width)
         self.texts, self.images = (LRUCache(cache_bytes, getsizeof=_size) for _ in range(2))
 
     @property
@@ -78,8 +78,8 @@ class FusionReranker(InputModule):
         Texts alone, as the trainer passes them to count tokens for the model card, are only tokenised.
 
         Returns:
-            text_states (texts, tokens, dim), text_mask (texts, tokens), text_vectors (texts, dim), and for
-            every pair text_index (pairs,), image_states (pairs, patches, dim), image_vectors (pairs, dim).
+            text_states (texts, tokens, width), text_mask (texts, tokens), text_vectors (texts, dim), and for
+            every pair text_index (pairs,), image_states (pairs, patches, width), image_vectors (pairs, dim).
         """
         if isinstance(inputs[0], str):
             return self.towers.preprocess(list(inputs))
@@ -112,7 +112,7 @@ class FusionReranker(InputModule):
         of_texts = self._states("text", {text: text for text in sorted(texts, key=len)})  # little padding
         keys = [picture_key(image) for image in images]
         of_images = self._states("image", dict(zip(keys, images, strict=True)))
-        empty = torch.zeros(0, self.fusion.key.in_features)
+        empty = torch.zeros(0, self.dim)
         sides = ((of_texts[text] for text in texts), (of_images[key] for key in keys))
         vectors = [[vector for _, vector in side] for side in sides]
         return tuple(torch.stack(side) if side else empty for side in vectors)
@@ -150,10 +150,12 @@ class FusionReranker(InputModule):
         inputs = {name: features[name].to(self._device) for name in names if name in features}
         # predict() runs in inference mode; its tensors could not be used in training later.
         with torch.inference_mode(False), torch.no_grad():
-            output = method(**inputs)
+            output = method(**inputs, output_hidden_states=True)
             vectors = nn.functional.normalize(output.pooler_output.float(), dim=-1).cpu()
-            states = _in_shared_space(self.towers.model, modality, output.last_hidden_state).float()
-            states = nn.functional.normalize(states, dim=-1).to("cpu", kept)
+            # What the last layer makes of a patch, nothing in training ever looks at: take what goes into it.
+            states = output.hidden_states[-1 if modality == "text" else -2].to("cpu", kept)
+            if modality == "image":
+                states = states[:, -self.fusion.position.shape[0] :]  # CLIP's first one is of the class token
         return [(row[:n].clone(), vector.clone()) for row, n, vector in zip(states, lengths, vectors, strict=True)]
 
     def _text_lengths(self, features: dict[str, Tensor]) -> list[int]:
@@ -185,10 +187,11 @@ class FusionReranker(InputModule):
         return module
 
 
-def build_reranker(encoder: SentenceTransformer, slots: int = 4, width: int = 256, seed: int = 0) -> CrossEncoder:
-    """A CrossEncoder with an untrained fusion on a copy of the encoder's towers: it ranks as the encoder does.
+def build_reranker(encoder: SentenceTransformer, heads: int = 4, width: int = 128, seed: int = 0) -> CrossEncoder:
+    """A CrossEncoder with an untrained fusion on a copy of the encoder's towers.
 
-    `predict` gives raw logits; a sigmoid would make ties of large ones. `seed` is of the first weights.
+    `predict` gives raw logits; a sigmoid would make ties of large ones. `seed` is of the first weights. With
+    `reranker[0].fusion.trust.fill_(1e4)` it ranks as the encoder does.
 
     Raises: ValueError: the encoder has further modules that change its embedding's direction.
     """
@@ -198,7 +201,7 @@ def build_reranker(encoder: SentenceTransformer, slots: int = 4, width: int = 25
         raise ValueError(f"expected an encoder of one Transformer module, got {kinds}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        module = FusionReranker(copy.deepcopy(source), slots, width)
+        module = FusionReranker(copy.deepcopy(source), heads, width)
     return _cross_encoder(module, str(encoder.device))
 
 
@@ -237,15 +240,6 @@ def _cross_encoder(module: FusionReranker, device: str | None) -> CrossEncoder:
     # Without widget examples: the library's own are pairs of texts, which this model cannot score.
     card = CrossEncoderModelCardData(generate_widget_examples=False)
     return CrossEncoder(modules=[module], device=device, activation_fn=nn.Identity(), model_card_data=card)
-
-
-def _in_shared_space(model: nn.Module, modality: str, states: Tensor) -> Tensor:
-    """Do to all tokens or patches what the tower does to the one that becomes its embedding."""
-    if modality == "text":
-        return (model.text_projection if hasattr(model, "text_projection") else model.text_model.head)(states)
-    if hasattr(model, "visual_projection"):  # CLIP, whose first state is that of the class token
-        return model.visual_projection(model.vision_model.post_layernorm(states[:, 1:]))
-    return states  # SigLIP pools its patches by attention, within their own space
 
 
 _MODEL_INPUTS = {"text": ("input_ids", "attention_mask"), "image": ("pixel_values",)}

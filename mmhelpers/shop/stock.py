@@ -19,7 +19,8 @@ N_UNSEEN = 15  # kind x colour combinations that only the test split shows, and 
 UNSEEN_SHARE = 0.3  # of the test families, on purpose; chance adds some
 N_ITEMS = (1, 2, 1, 3, 1, 2)  # products in the pictures of one family after the other
 MOTIF_SHARE = {1: 0.35, 2: 0.2, 3: 0.2}  # of products, by how many are in the picture
-GENERIC_SHARE = 0.6  # of kinds, colours and patterns; the rest are drawn from all of them
+SWAPS = 0.35  # of the pictures in a family of several products, each with something of two products exchanged
+GENERIC_SHARE = 0.4  # of kinds, colours and patterns; the rest are drawn from all of them
 
 Combinations = frozenset[tuple[str, str]]
 
@@ -80,7 +81,7 @@ def _item(rng: random.Random, motif_share: float, generic_share: float = GENERIC
 def _variant(base: Item, rng: random.Random) -> Item:
     """The same product in a near shade, or with another pattern, second colour or motif."""
     what = rng.choice(("colour", "pattern", "motif") if base.pattern == PLAIN else
-                      ("colour", "pattern", "colour2", "motif"))  # fmt: skip
+                      ("colour", "colour2", "pattern", "motif"))  # fmt: skip
     if what == "motif":
         return replace(base, motif=rng.choice([m for m in (None, *MOTIFS) if m != base.motif]))
     if what != "pattern":
@@ -109,7 +110,7 @@ def _family(base: tuple[Item, ...], size: int, rng: random.Random) -> list[Scene
     relation = rng.choice([name for name, n in RELATIONS.items() if n == len(base)] or [None])
     found = [base]
     while len(found) < size:
-        if len(base) > 1 and rng.random() < 0.5:
+        if len(base) > 1 and rng.random() < SWAPS:
             items = _swapped(base, rng)
         else:
             n = rng.randrange(len(base))

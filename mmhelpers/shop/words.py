@@ -3,7 +3,7 @@
 The words themselves stand in words.json. The first word of a list is the plain name and the most frequent
 one; no word stands for two things. What clip-mini has never seen (spec.py) the shop calls by its trade word
 only, and its generic words are what a dictionary would say. A motif's trade word is the collection that its
-products belong to, and some kinds and motifs have none.
+products belong to, and some kinds, patterns and motifs have none.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ HOUSE_ADJECTIVES: Words = _WORDS["house adjectives"]  # of patterns, where they 
 CATEGORIES = {name: (tuple(kinds), phrases) for name, (kinds, phrases) in _WORDS["categories"].items()}
 
 # How often the shop, and a shopper, says the trade word where a generic one would do.
-JARGON = {"kind": 0.5, "motif": 0.5}
+JARGON = {"kind": 0.6, "motif": 0.8, "pattern": 0.6}
 SHORT_CAPTIONS, NAMED_BACKDROPS, NAMED_CATEGORIES = 0.3, 0.3, 0.25  # shares of captions
 FILLER_SHARE = 0.1  # of captions hold words without a meaning for the picture, to be read past
 
-_GROUP = {**dict.fromkeys(spec.KINDS, "kind"), **dict.fromkeys(MOTIFS, "motif")}
+_GROUP = {**dict.fromkeys(spec.KINDS, "kind"), **dict.fromkeys(MOTIFS, "motif"),
+          **dict.fromkeys(spec.PATTERNS, "pattern")}  # fmt: skip
 _TRADE_ONLY = {*spec.KINDS, *spec.COLOURS, *spec.PATTERNS}
 _TRADE_ONLY -= {*spec.GENERIC_KINDS, *spec.GENERIC_COLOURS, *spec.GENERIC_PATTERNS}
 _COLLECTIONS = {word for motif in MOTIFS for word in HOUSE.get(motif, ())}
