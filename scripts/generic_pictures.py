@@ -131,10 +131,10 @@ class Pictures:
     def pixels(self, rows: np.ndarray | range, device: str = "cpu") -> torch.Tensor:
         """Pictures as the model takes them: normalised, float [n, 3, SIZE, SIZE]."""
         size = len(self.shards[0])
-        if device == "cpu":
+        if device != "cpu" and self.held is None:
+            self.held = torch.cat([torch.from_numpy(np.array(shard)).to(device) for shard in self.shards])
+        if self.held is None:
             images = torch.from_numpy(np.stack([self.shards[row // size][row % size] for row in rows]))
         else:
-            if self.held is None:
-                self.held = torch.cat([torch.from_numpy(np.array(shard)).to(device) for shard in self.shards])
             images = self.held[torch.as_tensor(rows, device=device)]
         return (images.permute(0, 3, 1, 2).float() / 255 - MEAN.to(device)) / STD.to(device)

@@ -21,8 +21,8 @@ The recipe, and why:
 * bfloat16 where the hardware has it. On a CPU, attention is written out: there the backward pass of torch's
   fused attention takes as long as all the rest of a step in bfloat16.
 
-The defaults are what the shipped weights were made with, on one GPU: minutes there, a day or two on two cores.
-`--batch 128 --pictures 131072 --seen 200000` takes half an hour on two cores, and gives a weaker model.
+The defaults are what the shipped weights were made with, on one GPU: minutes there, most of a day on two cores.
+`--batch 128 --pictures 131072 --seen 200000` takes under an hour on two cores, and gives a weaker model.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from mmhelpers.shop.draw import draw
 from mmhelpers.shop.spec import GENERIC_COLOURS, GENERIC_KINDS, GENERIC_PATTERNS, Scene
 from mmhelpers.shop.words import generic_caption
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE, ATTENTION = ("cuda", "sdpa") if torch.cuda.is_available() else ("cpu", "eager")
 SHARD, N_TEST, GROUP = 4096, 1000, 4  # pictures; of one product and its relatives, in the second part of the run
 WIDTH, HEADS, PROJECTION = 192, 3, 256
 CAPTIONS, LENGTH = 8, 48  # different texts of a picture, written beforehand; tokens of the longest
@@ -110,7 +110,7 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     vision = {"num_hidden_layers": 6, "image_size": generic.SIZE, "patch_size": generic.PATCH}
     text = {"num_hidden_layers": 4, "vocab_size": len(tokenizer), "max_position_embeddings": 77, **special}
     towers = {"vision_config": shared | vision, "text_config": shared | text}
-    config = CLIPConfig(**towers, projection_dim=PROJECTION, **special, attn_implementation="sdpa" if DEVICE == "cuda" else "eager")
+    config = CLIPConfig(**towers, projection_dim=PROJECTION, **special, attn_implementation=ATTENTION)
     model, side = CLIPModel(config), torch.arange(generic.SIZE // generic.PATCH)
     rows, columns = torch.meshgrid(side, side, indexing="ij")
     grid = torch.cat([sine_cosine(axis.flatten() * 4, WIDTH // 2) for axis in (rows, columns)], dim=1)
@@ -298,7 +298,7 @@ def train(args: argparse.Namespace, test: generic.Pictures, tokenizer: CLIPToken
     for name, part in parts.items() if state["seen"] else ():
         part.load_state_dict(state[name])
     print(f"{len(single[0]) + len(related[0]):,} pictures; from {state['seen']:,} to {args.seen:,} views", flush=True)
-    seen, started, last_save, steps = state["seen"], time.time(), time.time(), 0
+    seen, last_save, steps = state["seen"], time.time(), 0
     while seen < args.seen:
         pictures, captions, group = single if seen < SWITCH * args.seen else related
         # Seeded by position, so that a resumed run draws the batches of an uninterrupted one.
@@ -310,9 +310,8 @@ def train(args: argparse.Namespace, test: generic.Pictures, tokenizer: CLIPToken
         found = losses(model, head, augment(pictures.pixels(rows, DEVICE), generator, rng), tokens, weights)
         step(parts, found, lr := schedule(seen / args.seen))
         seen, steps = seen + len(rows), steps + 1
-        if steps in (50, 200) or steps % 500 == 0:
-            lost = " ".join(f"{loss.item():.3f}" for loss in found)
-            print(f"{seen:,} seen, {time.time() - started:.0f} s, learning rate {lr:.1e}, losses {lost}", flush=True)
+        if steps % 200 == 0:
+            print(f"{seen:,} seen, learning rate {lr:.1e}, losses", *(f"{x.item():.3f}" for x in found), flush=True)
         if time.time() - last_save > 480 or seen >= args.seen:
             state = {name: part.state_dict() for name, part in parts.items()} | {"seen": seen}
             generic.write_whole(checkpoint, functools.partial(torch.save, state))
@@ -364,7 +363,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="pictures and checkpoint")
     parser.add_argument("--target", type=Path, default=CLIP_MINI, help="where to export")
     parser.add_argument("--pictures", type=int, default=262_144, help="different pictures to draw")
-    parser.add_argument("--seen", type=int, default=20_000_000, help="pictures seen in training")
+    parser.add_argument("--seen", type=int, default=5_000_000, help="pictures seen in training")
     parser.add_argument("--batch", type=int, default=1024, help="pictures in a step")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
