@@ -191,7 +191,7 @@ def build_reranker(encoder: SentenceTransformer, heads: int = 4, width: int = 12
     """A CrossEncoder with an untrained fusion on a copy of the encoder's towers.
 
     `predict` gives raw logits; a sigmoid would make ties of large ones. `seed` is of the first weights. With
-    `reranker[0].fusion.trust.fill_(1e4)` it ranks as the encoder does.
+    `reranker[0].fusion.trust.fill_(1e6)` it ranks as the encoder does.
 
     Raises: ValueError: the encoder has further modules that change its embedding's direction.
     """
